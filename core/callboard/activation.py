@@ -1,0 +1,442 @@
+"""From names, classes, instances and configuration to the active plugins of a Learner.
+
+Automatic plugins come first, then what the configuration enables, then the Learner's
+``cbs``, then ``--with``. A plugin that somebody gave replaces the automatic one of the
+same name. What is disabled stays out, by whatever way it was asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from callboard import discovery
+from callboard.callback import ROLES, Callback, kebab_case
+from callboard.configuration import Configuration
+from callboard.discovery import InstalledPlugin
+from callboard.errors import (
+    ActivationError,
+    BrokenPluginError,
+    CallboardError,
+    CallboardWarning,
+    OptionError,
+)
+from callboard.hookimpls import hookimpls_of
+from callboard.options import check_options, options_of
+from callboard.ordering import Constraint, Node, Order, solve
+from callboard.status import status_of
+
+
+@dataclass(eq=False)
+class ActivePlugin:
+    """A plugin that takes part in one Learner.
+
+    Attributes:
+        plugin: The callback, module or object with hookimpls.
+        name: What it is called; several instances of one plugin share it.
+        key: What it alone is called in this Learner: the name, or ``name-2``.
+        reason: Why it is active: who asked for it.
+        installed: The entry point it comes from, or None for code of the user's own.
+        sequence: Its place in the sequence in which plugins were given.
+        is_automatic: Whether it joined by being installed.
+        is_command_line: Whether the command line named it.
+        has_failed: Whether it is an observer that was switched off in this fit.
+    """
+
+    plugin: Any
+    name: str
+    key: str
+    reason: str
+    installed: InstalledPlugin | None
+    sequence: int = 0
+    is_automatic: bool = False
+    is_command_line: bool = False
+    has_failed: bool = False
+
+    @property
+    def role(self) -> str:
+        return str(getattr(self.plugin, "role", "modify"))
+
+    @property
+    def order(self) -> float:
+        return float(getattr(self.plugin, "order", 0))
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        stages = getattr(self.plugin, "stages", ("fit",))
+        return (stages,) if isinstance(stages, str) else tuple(stages)
+
+    def switch(self, name: str) -> bool:
+        """``run``, ``run_train`` or ``run_valid``."""
+        return bool(getattr(self.plugin, name, True))
+
+    def targets(self, declaration: str) -> tuple[str | type, ...]:
+        """What ``run_before``, ``run_after``, ``requires`` or ``conflicts_with`` name.
+
+        Raises:
+            ActivationError: It names something else than names and classes.
+        """
+        declared = getattr(self.plugin, declaration, ()) or ()
+        if isinstance(declared, str | type):
+            return (declared,)
+        targets = tuple(declared)
+        for target in targets:
+            if not isinstance(target, str | type):
+                raise ActivationError(
+                    f"{self.label}: {declaration} must name plugins or their classes, "
+                    f"got {target!r}."
+                )
+        return targets
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Distribution and version, or where the user's own code stands, and ""."""
+        if self.installed is not None:
+            return self.installed.distribution, self.installed.version
+        subject = self.plugin
+        if not isinstance(subject, ModuleType):
+            subject = sys.modules.get(type(subject).__module__)
+        name = getattr(subject, "__name__", "")
+        file = getattr(subject, "__file__", None)
+        shipped = discovery.distribution_of(name) if name != "__main__" else None
+        if shipped is not None:
+            return shipped
+        return (Path(file).name if file else "your code", "")
+
+    @property
+    def label(self) -> str:
+        """Key, distribution and version, for messages."""
+        return f"{self.key} ({' '.join(part for part in self.origin if part)})"
+
+
+def is_plugin(candidate: object) -> bool:
+    """Whether this object could take part: a callback, or one with hookimpls."""
+    return isinstance(candidate, Callback) or bool(hookimpls_of(candidate, "plugin"))
+
+
+def as_sequence(cbs: Any) -> list[Any]:
+    """One callback or many, as a list."""
+    if cbs is None:
+        return []
+    is_many = isinstance(cbs, Iterable) and not isinstance(cbs, str | type | Callback)
+    return list(cbs) if is_many else [cbs]
+
+
+def resolve(request: Any, reason: str, configuration: Configuration) -> ActivePlugin:
+    """The plugin that an instance, class, module or name asks for.
+
+    Raises:
+        UnknownPluginError, DoubledPluginError, BrokenPluginError: No such name, two of
+            it, or one that cannot be imported.
+        OptionError: It cannot be made with the options that it was given.
+        ActivationError: The request is nothing that could be a plugin.
+    """
+    if isinstance(request, str):
+        return _from_name(request, reason, configuration, {})
+    if isinstance(request, type):
+        installed = discovery.provenance(request)
+        name = installed.name if installed else getattr(request, "name", "")
+        plugin = _make(request, name or kebab_case(request.__name__), configuration)
+    else:
+        plugin = request
+        installed = discovery.provenance(request)
+    return member_of(plugin, reason, installed)
+
+
+def member_of(
+    plugin: Any, reason: str, installed: InstalledPlugin | None
+) -> ActivePlugin:
+    """An active plugin, not yet added to a Learner."""
+    if not isinstance(plugin, Callback) and not hookimpls_of(plugin, _name_of(plugin)):
+        raise ActivationError(
+            f"{reason}: {_described(plugin)} is no plugin: it is neither a Callback "
+            "nor has it a function marked @hookimpl. Give a callback, its class, a "
+            "module with hookimpls or the name of an installed plugin."
+        )
+    role = getattr(plugin, "role", "modify")
+    if role not in ROLES:
+        raise ActivationError(
+            f"{_described(plugin)}: role must be one of {', '.join(ROLES)}, "
+            f"got {role!r}."
+        )
+    name = installed.name if installed else _name_of(plugin)
+    if isinstance(plugin, Callback) and installed and plugin.name != name:
+        plugin.name = name
+    return ActivePlugin(plugin, name, name, reason, installed)
+
+
+def _described(plugin: object) -> str:
+    if isinstance(plugin, ModuleType):
+        return f"the module {plugin.__name__}"
+    return f"{type(plugin).__name__} {plugin!r}"
+
+
+def _name_of(plugin: Any) -> str:
+    if isinstance(plugin, ModuleType):
+        file = getattr(plugin, "__file__", None) or ""
+        is_script = plugin.__name__ == "__main__"
+        stem = Path(file).stem if is_script else plugin.__name__.rpartition(".")[2]
+        return str(vars(plugin).get("name") or kebab_case(stem or "main"))
+    name = getattr(plugin, "name", None)
+    return name if isinstance(name, str) and name else kebab_case(type(plugin).__name__)
+
+
+def _from_name(
+    name: str, reason: str, configuration: Configuration, options: Mapping[str, Any]
+) -> ActivePlugin:
+    installed = discovery.find(name, "callback", "plugin")
+    loaded = installed.load()
+    if isinstance(loaded, type):
+        loaded = _make(loaded, name, configuration, options, reason)
+    elif options:
+        raise OptionError(f"{reason}: {name} is a module and takes no options.")
+    return member_of(loaded, reason, installed)
+
+
+def _make(
+    cls: type,
+    name: str,
+    configuration: Configuration,
+    options: Mapping[str, Any] | None = None,
+    reason: str = "",
+) -> Any:
+    configured = configuration.options.get(name, {})
+    known = options_of(cls)
+    checked: dict[str, Any] = {}
+    sources = ((configuration.options_source, configured), (reason, options or {}))
+    for source, given in sources:
+        if given:
+            loose = tuple(type(o)(o.name, o.annotation, None) for o in known)
+            checked |= check_options(name, loose, given, source)
+    missing = [str(o) for o in known if o.is_required and o.name not in checked]
+    if missing:
+        raise OptionError(
+            f"{name} cannot be made without {'; '.join(missing)}: give "
+            f"cbs=[{cls.__name__}({missing[0].partition(':')[0]}=...)], or the option "
+            f"as --with {name}:{missing[0].partition(':')[0]}=..."
+        )
+    return cls(**checked)
+
+
+def automatic(configuration: Configuration) -> Iterator[ActivePlugin]:
+    """The installed plugins that take part in every Learner.
+
+    One that is broken is warned about and left out; it never stops the others.
+    """
+    for installed in discovery.installed():
+        if installed.kind != "plugin":
+            continue
+        status, _ = status_of(installed, configuration)
+        if status != "active":
+            continue
+        try:
+            yield _automatic(installed, configuration)
+        except CallboardError as error:
+            warnings.warn(
+                f"{installed.name} ({installed.distribution} {installed.version}) is "
+                f"installed but takes no part: {error}",
+                CallboardWarning,
+                stacklevel=4,
+            )
+
+
+def _automatic(
+    installed: InstalledPlugin, configuration: Configuration
+) -> ActivePlugin:
+    loaded: Any = installed.load()
+    try:
+        if isinstance(loaded, type):
+            loaded = _make(loaded, installed.name, configuration)
+        member = member_of(loaded, "installed", installed)
+        hookimpls_of(loaded, installed.name)
+    except CallboardError:
+        raise
+    except Exception as error:
+        message = f"making it raised {type(error).__name__}: {error}"
+        raise BrokenPluginError(message) from error
+    if member.role != "observe":
+        raise BrokenPluginError(
+            f'its role is "{member.role}"; only observers may join by being installed. '
+            "Offer it in the group callboard.callbacks."
+        )
+    member.is_automatic = True
+    return member
+
+
+def activate(cbs: Any, configuration: Configuration) -> list[ActivePlugin]:
+    """The active plugins of a new Learner, with keys, in the sequence they were given.
+
+    Raises:
+        CallboardError: One that was asked for cannot take part.
+    """
+    members = list(automatic(configuration))
+    requested = [
+        _from_name(name, source, configuration, {})
+        for name, source in configuration.enabled.items()
+        if not configuration.disabler(name)
+    ]
+    requested += [
+        resolve(cb, "cbs", configuration)
+        for cb in as_sequence(cbs)
+        if not (isinstance(cb, str) and configuration.disabler(cb))
+    ]
+    line = []
+    for name, options in configuration.line.with_plugins:
+        member = _from_name(name, f"--with {name}", configuration, options)
+        member.is_command_line = True
+        line.append(member)
+    by_line = {member.name for member in line}
+    requested = [m for m in requested if m.name not in by_line] + line
+    return joined(members, requested, configuration)
+
+
+def joined(
+    members: Sequence[ActivePlugin],
+    added: Sequence[ActivePlugin],
+    configuration: Configuration,
+) -> list[ActivePlugin]:
+    """Members with others added.
+
+    They get keys; automatic ones are replaced, disabled ones left out.
+
+    Raises:
+        ActivationError: One object twice, a plugin that another conflicts with, or one
+            whose requirement is not active.
+    """
+    added = [m for m in added if not configuration.disabler(m.key, m.name)]
+    kept = [m for m in members if not _is_replaced(m, added)]
+    for member in added:
+        if any(member.plugin is other.plugin for other in kept):
+            raise ActivationError(
+                f"{member.label} was added twice: one object can take part once. Make "
+                "a second instance where you want two."
+            )
+        member.sequence = 1 + max((other.sequence for other in kept), default=-1)
+        member.key = _free_key(member.name, {other.key for other in kept})
+        kept.append(member)
+    kept = list(_without_unmet_automatic(kept))
+    check_requirements(kept, configuration)
+    return kept
+
+
+def _is_replaced(member: ActivePlugin, added: Iterable[ActivePlugin]) -> bool:
+    if not member.is_automatic:
+        return False
+    is_class = isinstance(member.plugin, Callback)
+    return any(
+        other.name == member.name
+        or (is_class and isinstance(other.plugin, type(member.plugin)))
+        for other in added
+    )
+
+
+def _free_key(name: str, taken: set[str]) -> str:
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    return f"{name}-{number}"
+
+
+def _without_unmet_automatic(members: list[ActivePlugin]) -> list[ActivePlugin]:
+    """Leave out automatic plugins whose requirement is not active."""
+    while True:
+        unmet = [
+            m
+            for m in members
+            if m.is_automatic
+            and any(not matching(members, t) for t in m.targets("requires"))
+        ]
+        if not unmet:
+            return members
+        members = [m for m in members if m not in unmet]
+
+
+def check_requirements(
+    members: Sequence[ActivePlugin], configuration: Configuration
+) -> None:
+    """Check ``requires`` and ``conflicts_with`` of plugins that take part together.
+
+    Raises:
+        ActivationError: A requirement is not active, or two conflict.
+    """
+    for member in members:
+        for target in member.targets("requires"):
+            if not matching(members, target):
+                raise ActivationError(_unmet(member, target, configuration))
+        for target in member.targets("conflicts_with"):
+            for other in matching(members, target):
+                if other is not member:
+                    raise ActivationError(
+                        f"{member.label} declares that it conflicts with "
+                        f"{other.label}, and both were asked for ({member.reason}; "
+                        f"{other.reason}). Leave one of them out."
+                    )
+
+
+def _unmet(
+    member: ActivePlugin, target: str | type, configuration: Configuration
+) -> str:
+    name = target if isinstance(target, str) else kebab_case(target.__name__)
+    what = f"{member.label} requires {name!r}, which is not active"
+    disabler = configuration.disabler(name)
+    if disabler:
+        return f"{what}: it is disabled by {disabler}."
+    found = [p for p in discovery.installed() if p.name == name]
+    if not found:
+        hint = discovery.install_hint(name)
+        return f"{what} and not installed.{hint}"
+    status, reason = status_of(found[0], configuration)
+    why = f": {reason}" if status == "disabled" else ""
+    return f'{what}{why}. Name it too: cbs=["{name}", ...].'
+
+
+def order_of(members: Iterable[ActivePlugin]) -> Order:
+    """Solve the constraints of these plugins."""
+    members = list(members)
+    nodes = [Node(m.key, m.order, m.sequence) for m in members]
+    return solve(nodes, constraints_of(members))
+
+
+def constraints_of(members: Iterable[ActivePlugin]) -> Iterator[Constraint]:
+    """The edges that these plugins declare towards each other."""
+    members = list(members)
+    index = _Index(members)
+    for member in members:
+        for target in member.targets("run_before"):
+            for other in index.matching(target):
+                if other is not member:
+                    yield Constraint(member.key, other.key, member.key, "run_before")
+        for target in member.targets("run_after"):
+            for other in index.matching(target):
+                if other is not member:
+                    yield Constraint(other.key, member.key, member.key, "run_after")
+
+
+@dataclass
+class _Index:
+    """Finds the active plugins that a name or class means."""
+
+    members: list[ActivePlugin]
+    by_name: dict[str, list[ActivePlugin]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for member in self.members:
+            for name in {member.key, member.name}:
+                self.by_name.setdefault(name, []).append(member)
+
+    def matching(self, target: str | type) -> list[ActivePlugin]:
+        if isinstance(target, str):
+            return self.by_name.get(target, [])
+        return [m for m in self.members if isinstance(m.plugin, target)]
+
+
+def matching(members: Iterable[ActivePlugin], target: str | type) -> list[ActivePlugin]:
+    """The active plugins that a name or class in a declaration means."""
+    return _Index(list(members)).matching(target)

@@ -1,0 +1,503 @@
+"""From pluggy's hookimpls to the plan that the loop runs.
+
+pluggy is the registry and the validator. ``Board`` is the plugin manager of one
+Learner: it puts the active plugins in order and compiles a ``Plan``: for every event a
+list of calls without arguments. An event with wrappers, and every event while pluggy
+traces, goes through pluggy's own call, so that its semantics are pluggy's exactly.
+
+What pluggy holds of a plugin is a ``StandIn`` with nothing but its hookimpls: pluggy
+neither evaluates properties nor compares plugins then, and an observer's hookimpls are
+guarded wherever they are called from.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import CodeType, FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from callboard import events, loop
+from callboard.activation import ActivePlugin, order_of
+from callboard.errors import HookSignatureError, OrderingError
+from callboard.events import EVENTS, PROJECT
+from callboard.hookimpls import OPTIONS, Call, Hookimpl, hookimpls_of
+from callboard.ordering import Order, solve
+
+if TYPE_CHECKING:
+    from callboard.learner import Learner
+
+Report = Callable[[ActivePlugin, str, Exception], None]
+LOOP_KEY = "the loop"
+SPAN_DEFAULTS: Mapping[str, Callable[[Learner], None]] = {
+    "do_epoch": loop.epoch,
+    "do_train": loop.train,
+    "do_validate": loop.validate,
+    "do_batch": loop.batch,
+}
+ACTION_DEFAULTS: Mapping[str, Callable[[Learner], Any]] = {
+    "do_predict": loop.predict,
+    "do_loss": loop.compute_loss,
+    "do_backward": loop.backward,
+    "do_step": loop.step,
+    "do_zero_grad": loop.zero_grad,
+}
+
+
+def skip() -> None:
+    """Stand in a running plan for a plugin that was just switched off."""
+
+
+class Plan:
+    """The calls of every event for one stage and phase; names are the events'.
+
+    Events hold lists of calls without arguments. Spans hold one call. Actions hold one
+    call, or None where the loop does its own work.
+    """
+
+    __slots__ = ("owners", *EVENTS)
+
+    def __init__(self) -> None:
+        #: (list, index, plugin) of every single call, to silence a plugin at once.
+        self.owners: list[tuple[list[Call], int, ActivePlugin]] = []
+        for name, event in EVENTS.items():
+            setattr(self, name, [] if event.kind == "event" else None)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+    def silence(self, plugin: object) -> None:
+        """Take a plugin out of events that may be firing at this moment."""
+        for calls, index, member in self.owners:
+            if member.plugin is plugin:
+                calls[index] = skip
+
+
+class StandIn:
+    """What pluggy sees of one active plugin: its hookimpls and nothing else."""
+
+    def __init__(self, member: ActivePlugin, report: Report) -> None:
+        self.member = member
+        self.hookimpls = {
+            f"{impl.event}__{number}": impl
+            for number, impl in enumerate(hookimpls_of(member.plugin, member.key))
+        }
+        for name, impl in self.hookimpls.items():
+            is_guarded = member.role == "observe"
+            function = _guard(impl, member, report) if is_guarded else impl.function
+            self.__dict__[name] = function
+
+    def __dir__(self) -> list[str]:
+        return list(self.hookimpls)
+
+    def __repr__(self) -> str:
+        return f"<hookimpls of {self.member.label}>"
+
+
+class _LoopsOwn:
+    """The loop's own work, as the last hookimpl of every action and span."""
+
+    def __dir__(self) -> list[str]:
+        return [*SPAN_DEFAULTS, *ACTION_DEFAULTS]
+
+
+for _name, _default in {**SPAN_DEFAULTS, **ACTION_DEFAULTS}.items():
+    setattr(_LoopsOwn, _name, staticmethod(_default))
+
+
+def _guard(impl: Hookimpl, member: ActivePlugin, report: Report) -> Callable[..., Any]:
+    """A hookimpl of an observer that reports an error instead of raising it."""
+
+    def guarded(*given: Any) -> Any:
+        try:
+            return impl.function(*given)
+        except MemoryError:
+            raise
+        except Exception as error:
+            report(member, impl.event, error)
+            return None
+
+    def guarded_wrapper(*given: Any) -> Generator[None, Any, Any]:
+        generator = impl.function(*given)
+        try:
+            next(generator)
+        except MemoryError:
+            raise
+        except Exception as error:
+            report(member, impl.event, error)
+            return (yield)
+        try:
+            result = yield
+        except BaseException as leaving:
+            _end_observation(generator.throw, leaving, impl, member, report)
+            raise
+        _end_observation(generator.send, result, impl, member, report)
+        return result
+
+    chosen: Any = guarded_wrapper if impl.is_wrapper else guarded
+    # pluggy reads the signature to know what to pass, by position.
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in impl.arguments]
+    chosen.__signature__ = inspect.Signature(parameters)
+    chosen.__qualname__ = chosen.__name__  # pluggy takes a dot for a method's `self`
+    function: Callable[..., Any] = chosen
+    return function
+
+
+def _end_observation(
+    resume: Callable[[Any], Any],
+    value: Any,
+    impl: Hookimpl,
+    member: ActivePlugin,
+    report: Report,
+) -> None:
+    try:
+        resume(value)
+    except (StopIteration, MemoryError):
+        return
+    except BaseException as error:
+        if error is value:
+            return
+        if not isinstance(error, Exception):
+            raise
+        report(member, impl.event, error)
+    else:
+        report(member, impl.event, RuntimeError("the wrapper has a second `yield`"))
+
+
+class Board(pluggy.PluginManager):
+    """The plugin manager of one Learner: active plugins, their order and the plans."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(PROJECT)
+        self.add_hookspecs(events)
+        self.members: dict[str, ActivePlugin] = {}
+        self.running_order: Order = solve((), ())
+        self._stand_ins: dict[str, StandIn] = {}
+        self._loops_own = _LoopsOwn()
+        self._plans: dict[tuple[str, bool], Plan] = {}
+        self._report = report
+        self._num_monitors = 0
+        self.register(self._loops_own, LOOP_KEY)
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """Tell pluggy which attributes of a stand-in are hookimpls, and how."""
+        if isinstance(plugin, StandIn):
+            impl = plugin.hookimpls[name]
+            return {**impl.options, "specname": impl.event}
+        if isinstance(plugin, _LoopsOwn):
+            return dict.fromkeys(OPTIONS, False) | {"specname": None, "trylast": True}
+        return super().parse_hookimpl_opts(plugin, name)
+
+    def add_hookcall_monitoring(self, before: Any, after: Any) -> Callable[[], None]:
+        """As pluggy's; while it is on, every event goes through pluggy's own call."""
+        undo = super().add_hookcall_monitoring(before, after)
+        self._num_monitors += 1
+        self.forget_plans()
+
+        def undo_and_replan() -> None:
+            undo()
+            self._num_monitors -= 1
+            self.forget_plans()
+
+        return undo_and_replan
+
+    def set_members(self, members: Iterable[ActivePlugin]) -> None:
+        """Make these the active plugins, put in order; nothing changes on an error.
+
+        Raises:
+            OrderingError: Their constraints cannot all be met.
+            UnknownEventError, HookSignatureError: A hookimpl is wrong.
+        """
+        wanted = {member.key: member for member in members}
+        order = order_of(wanted.values())
+        stand_ins = {
+            key: self._stand_ins.get(key) or StandIn(member, self._report)
+            for key, member in wanted.items()
+            if self.members.get(key) in (None, member)
+        }
+        for key, member in wanted.items():
+            if key not in stand_ins:
+                stand_ins[key] = StandIn(member, self._report)
+        before = self._stand_ins, self.running_order
+        self._impose(order, stand_ins)
+        try:
+            self._check_against_pluggy(order, stand_ins)
+        except OrderingError:
+            self._impose(before[1], before[0])
+            raise
+        self.members = {key: wanted[key] for key in order.keys}
+        self.running_order = order
+        self.forget_plans()
+
+    def _impose(self, order: Order, stand_ins: dict[str, StandIn]) -> None:
+        """Register in reverse: pluggy calls what was registered last first."""
+        for stand_in in self._stand_ins.values():
+            self.unregister(stand_in)
+        self.unregister(self._loops_own)
+        for key in reversed(order.keys):
+            self.register(stand_ins[key], key)
+        self.register(self._loops_own, LOOP_KEY)
+        self._stand_ins = stand_ins
+
+    def _check_against_pluggy(
+        self, order: Order, stand_ins: Mapping[str, StandIn]
+    ) -> None:
+        impls = [impl for s in stand_ins.values() for impl in s.hookimpls.values()]
+        forced = {
+            impl.event
+            for impl in impls
+            if impl.options["tryfirst"] or impl.options["trylast"]
+        }
+        for event in sorted(forced, key=list(EVENTS).index):
+            place: dict[tuple[str, bool], int] = {}
+            for number, (stand_in, impl) in enumerate(self._in_call_order(event)):
+                place[stand_in.member.key, impl.is_wrapper] = number
+            for constraint in order.constraints:
+                for is_wrapper in (False, True):
+                    first = place.get((constraint.before, is_wrapper))
+                    second = place.get((constraint.after, is_wrapper))
+                    if first is not None and second is not None and first > second:
+                        raise OrderingError(
+                            f"{event}: tryfirst or trylast puts {constraint.after!r} "
+                            f"before {constraint.before!r}, but {constraint}. Drop the "
+                            "marker or the constraint.",
+                            (constraint.before, constraint.after),
+                        )
+
+    def _in_call_order(self, event: str) -> Iterator[tuple[StandIn, Hookimpl]]:
+        """pluggy's own call order of one event, wrappers first."""
+        for registered in reversed(getattr(self.hook, event).get_hookimpls()):
+            stand_in = registered.plugin
+            if isinstance(stand_in, StandIn):
+                for name, impl in stand_in.hookimpls.items():
+                    if stand_in.__dict__[name] == registered.function:
+                        yield stand_in, impl
+
+    def implementers(self, event: str) -> list[tuple[ActivePlugin, bool]]:
+        """Who runs at an event, in call order, and whether as a wrapper."""
+        return [(s.member, impl.is_wrapper) for s, impl in self._in_call_order(event)]
+
+    def forget_plans(self) -> None:
+        """Let the next plan be compiled anew."""
+        self._plans.clear()
+
+    def plan(self, learner: Learner, stage: str, *, training: bool) -> Plan:
+        """The plan of a stage and phase, compiled when it is first asked for."""
+        if (stage, training) not in self._plans:
+            self._plans[stage, training] = self._compile(learner, stage, training)
+        return self._plans[stage, training]
+
+    def _compile(self, learner: Learner, stage: str, training: bool) -> Plan:
+        plan = Plan()
+        for name, event in EVENTS.items():
+            impls = list(self._in_call_order(name))
+            is_in = partial(_takes_part, name, stage=stage, training=training)
+            chosen = [(s, impl) for s, impl in impls if is_in(s.member)]
+            left_out = {s for s, _ in impls if not is_in(s.member)}
+            is_plain = not self._num_monitors and not any(
+                impl.is_wrapper for _, impl in chosen
+            )
+            call = partial(self._caller(name, left_out), learner=learner)
+            if name == "do_fit":
+                continue
+            if event.kind == "event":
+                if name in ("on_exception", "teardown", "after_create"):
+                    continue
+                if is_plain:
+                    setattr(plan, name, self._sequence(plan, learner, name, chosen))
+                elif chosen:
+                    setattr(plan, name, [call])
+            elif chosen or self._num_monitors:
+                setattr(plan, name, call)
+                if is_plain:
+                    own = {**SPAN_DEFAULTS, **ACTION_DEFAULTS}[name]
+                    calls = [impl.bind(learner) for _, impl in chosen]
+                    first = _first_result([*calls, partial(own, learner)])
+                    has_observer = any(s.member.role == "observe" for s, _ in chosen)
+                    setattr(plan, name, call if has_observer else first)
+            elif event.kind == "span":
+                setattr(plan, name, partial(SPAN_DEFAULTS[name], learner))
+        return plan
+
+    def _caller(self, event: str, left_out: set[StandIn]) -> Callable[..., Any]:
+        if left_out:
+            return self.subset_hook_caller(event, remove_plugins=list(left_out))
+        caller: Callable[..., Any] = getattr(self.hook, event)
+        return caller
+
+    def _sequence(
+        self,
+        plan: Plan,
+        learner: Learner,
+        event: str,
+        chosen: list[tuple[StandIn, Hookimpl]],
+    ) -> list[Call]:
+        """Calls in order; neighbouring observers share one guarded runner."""
+        calls: list[Call] = []
+        group: list[Call] = []
+        owners: list[ActivePlugin] = []
+        for stand_in, impl in chosen:
+            member = stand_in.member
+            if member.role == "observe":
+                if not group:
+                    group, owners = [], []
+                    calls.append(_runner(group, owners, event, self._report))
+                plan.owners.append((group, len(group), member))
+                group.append(impl.bind(learner))
+                owners.append(member)
+            else:
+                group = []
+                plan.owners.append((calls, len(calls), member))
+                calls.append(impl.bind(learner))
+        return calls
+
+    @contextmanager
+    def around_fit(self, learner: Learner) -> Iterator[None]:
+        """Run the wrappers of ``do_fit`` around a block, as pluggy runs wrappers."""
+        wrappers = []
+        for stand_in, impl in self._in_call_order("do_fit"):
+            if _takes_part("do_fit", stand_in.member, learner.stage, training=True):
+                wrappers.append((stand_in, impl))
+        running: list[Generator[None, Any, Any]] = []
+        try:
+            for stand_in, impl in wrappers:
+                function = impl.function
+                if stand_in.member.role == "observe":
+                    function = _guard(impl, stand_in.member, self._report)
+                generator = function(*([learner] if impl.arguments else []))
+                if next(generator, skip) is skip:
+                    message = f"{stand_in.member.label}: do_fit did not yield"
+                    raise HookSignatureError(message)
+                running.append(generator)
+            yield
+        except BaseException as leaving:
+            error: BaseException | None = leaving
+        else:
+            error = None
+        for generator in reversed(running):
+            error = _leave(generator, error)
+        if error is not None:
+            raise error
+
+    def blame(self, traceback: TracebackType | None) -> tuple[ActivePlugin, str] | None:
+        """The plugin and event whose hookimpl an error came out of, if any.
+
+        The innermost one: an error passes through the wrappers around it too.
+        """
+        codes, blamed = self._codes(), None
+        while traceback is not None:
+            blamed = _owner_of(traceback.tb_frame, codes) or blamed
+            traceback = traceback.tb_next
+        return blamed
+
+    def running_member(self) -> ActivePlugin | None:
+        """The plugin whose hookimpl is running at this moment, innermost first."""
+        codes = self._codes()
+        frame: FrameType | None = inspect.currentframe()
+        while frame is not None:
+            found = _owner_of(frame, codes)
+            if found is not None:
+                return found[0]
+            frame = frame.f_back
+        return None
+
+    def _codes(self) -> dict[CodeType, list[tuple[StandIn, Hookimpl]]]:
+        codes: dict[CodeType, list[tuple[StandIn, Hookimpl]]] = {}
+        for stand_in in self._stand_ins.values():
+            for impl in stand_in.hookimpls.values():
+                plain = getattr(impl.function, "__func__", impl.function)
+                codes.setdefault(plain.__code__, []).append((stand_in, impl))
+        return codes
+
+    def each(self, event: str) -> Iterator[tuple[ActivePlugin, Callable[..., Any]]]:
+        """Every hookimpl of an event outside the loop, to be called one by one."""
+        for stand_in, impl in list(self._in_call_order(event)):
+            yield stand_in.member, _by_name(impl)
+
+    def clear(self) -> None:
+        """Let go of every plugin: a manager keeps itself alive in a cycle."""
+        for stand_in in self._stand_ins.values():
+            self.unregister(stand_in)
+        self._stand_ins, self.members = {}, {}
+        self.forget_plans()
+
+
+def _owner_of(
+    frame: FrameType, codes: Mapping[CodeType, list[tuple[StandIn, Hookimpl]]]
+) -> tuple[ActivePlugin, str] | None:
+    for stand_in, impl in codes.get(frame.f_code, ()):
+        owner = getattr(impl.function, "__self__", None)
+        names = frame.f_code.co_varnames
+        if owner is None or not names or frame.f_locals.get(names[0]) is owner:
+            return stand_in.member, impl.event
+    return None
+
+
+def _by_name(impl: Hookimpl) -> Callable[..., Any]:
+    def call(**offered: Any) -> Any:
+        return impl.function(*(offered[name] for name in impl.arguments))
+
+    return call
+
+
+def _leave(
+    generator: Generator[None, Any, Any], error: BaseException | None
+) -> BaseException | None:
+    """End one wrapper; returns the error that goes on outwards, or None."""
+    try:
+        if error is None:
+            generator.send(None)
+        else:
+            generator.throw(error)
+    except StopIteration:
+        return None
+    except BaseException as leaving:
+        return leaving
+    generator.close()
+    return RuntimeError("a wrapper of do_fit has a second `yield`")
+
+
+def _first_result(calls: list[Call]) -> Call:
+    def first_result() -> Any:
+        for call in calls:
+            result = call()
+            if result is not None:
+                return result
+        return None
+
+    return first_result
+
+
+def _runner(
+    calls: list[Call], owners: list[ActivePlugin], event: str, report: Report
+) -> Call:
+    """Call observers; one that raises is reported and the others go on."""
+
+    def run_observers() -> None:
+        index = -1
+        for index, call in enumerate(calls):
+            try:
+                call()
+            except MemoryError:
+                raise
+            except Exception as error:
+                report(owners[index], event, error)
+
+    return run_observers
+
+
+def _takes_part(
+    event: str, member: ActivePlugin, stage: str, *, training: bool
+) -> bool:
+    if stage not in member.stages or not member.switch("run") or member.has_failed:
+        return False
+    if EVENTS[event].is_per_batch:
+        return member.switch("run_train" if training else "run_valid")
+    return True

@@ -1,0 +1,832 @@
+"""The Learner: what is trained, and the state of the loop.
+
+The loop itself is in ``loop.py``. A Learner holds model, data, optimizer and loss,
+brings the active plugins together, and sees to it that whatever a fit or a nested
+evaluation changes for its own sake is put back, however it ends.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from callboard import board, data, discovery, loop, optim
+from callboard.activation import ActivePlugin, activate, as_sequence, joined, resolve
+from callboard.callback import Callback
+from callboard.configuration import load_configuration
+from callboard.control import CancelException
+from callboard.data import DataLoaders, as_dataloaders, num_batches
+from callboard.dispatch import Board, Plan
+from callboard.errors import (
+    ActivationError,
+    CallboardError,
+    MisplacedCancelError,
+    ObserverWarning,
+    OptionError,
+    StateError,
+    suggestion,
+)
+from callboard.optim import Rate, Splitter
+from callboard.state import (
+    Failure,
+    RandomStream,
+    Reason,
+    RunRecord,
+    derive_seed,
+    untouched_random_state,
+)
+
+Callbacks = Any
+OptFunc = Callable[..., Optimizer]
+STAGES = ("fit", "validate", "predict", "lr-find")
+# What a nested evaluation must leave as it was.
+LOOP_STATE = (
+    *("stage", "training", "epoch", "n_epoch", "iter", "n_iter", "train_iter"),
+    *("pct_train", "dl", "xb", "yb", "pred", "loss", "_loss_grad", "results"),
+    *("stop_reason", "plan", "_pct_per_batch", "_evaluated_dl"),
+)
+STATE_VERSION = 1
+
+
+class Learner:
+    """The model, data, optimizer and loss that are trained together.
+
+    Args:
+        dls: ``DataLoaders(train, valid)``, a pair ``(train, valid)``, or the training
+            data alone; any iterables of batches.
+        model: What is trained.
+        loss_func: Called with the prediction and the labels; returns a scalar. None
+            where the model returns its loss.
+        opt_func: Makes the optimizer from parameter groups and ``lr``: a class of
+            ``torch.optim``, or a partial of one.
+        lr: Learning rate; a number, one per parameter group, or ``slice(low, high)``.
+        metrics: One or many; what they may be is said by the plugin that measures
+            (``recorder``).
+        cbs: One callback or many: instances, classes, or names of installed plugins.
+        splitter: Parts the model into parameter groups, first layers first.
+        path: Where plugins put files.
+        device: Where model and batches go. Default: a GPU where there is one.
+        seed: What all random numbers of training derive from. Default: torch's own
+            initial seed, so that ``torch.manual_seed`` decides.
+        train_bn: Whether normalisation layers keep training when frozen.
+
+    Raises:
+        CallboardError: The data, or a plugin that was asked for, cannot be used.
+    """
+
+    def __init__(
+        self,
+        dls: Any,
+        model: nn.Module,
+        loss_func: Callable[..., Tensor] | None = None,
+        opt_func: OptFunc = torch.optim.Adam,
+        lr: Rate = 1e-3,
+        *,
+        metrics: Any = None,
+        cbs: Callbacks = None,
+        splitter: Splitter = optim.trainable_params,
+        path: str | Path = ".",
+        device: str | torch.device | None = None,
+        seed: int | None = None,
+        train_bn: bool = True,
+    ) -> None:
+        if not callable(model):
+            message = f"model must be a torch.nn.Module, got {type(model).__name__}."
+            raise OptionError(message)
+        self.dls: DataLoaders = as_dataloaders(dls)
+        self.model: nn.Module = model
+        self.loss_func = loss_func
+        self.opt_func = opt_func
+        self.lr = lr
+        self.metrics: list[Any] = _as_list(metrics)
+        self.splitter = splitter
+        self.path = Path(path)
+        self.device = _device(device)
+        self.seed = torch.initial_seed() if seed is None else int(seed)
+        self.train_bn = train_bn
+
+        #: The optimizer; None until the first fit or ``create_opt``.
+        self.opt: Optimizer = None  # type: ignore[assignment]
+        self.stage = "fit"
+        self.training = False
+        self.epoch = 0
+        self.n_epoch = 1
+        self.iter = 0
+        self.n_iter: int | None = None
+        self.train_iter = 0
+        self.pct_train = 0.0
+        self.dl: Any = None
+        self.xb: Any = ()
+        self.yb: tuple[Any, ...] = ()
+        self.pred: Any = None
+        self.loss: Tensor | None = None
+        self.results: dict[str, Any] = {}
+        self.record = RunRecord()
+        self.stop_reason: str | None = None
+        self.plan = Plan()
+
+        self._loss_grad: Tensor | None = None
+        self._pct_per_batch = 0.0
+        self._evaluated_dl: Any = None
+        self._is_predicting_by_keyword = False
+        self._fit_number = 0
+        self._depth = 0
+        self._streams: dict[str, RandomStream] = {}
+        self._known_lengths: weakref.WeakKeyDictionary[Any, int]
+        self._known_lengths = weakref.WeakKeyDictionary()
+        self._configuration = load_configuration()
+        me = weakref.ref(self)
+        self._board = Board(lambda *what: _report_to(me, *what))
+        weakref.finalize(self, Board.clear, self._board)
+        self._set_members(activate(cbs, self._configuration))
+        self._created(self._board.members.values())
+
+    fit = loop.fit
+
+    # ---- what is trained ------------------------------------------------------
+
+    @property
+    def x(self) -> Any:
+        """The input of the batch where there is one, else all of them."""
+        return _single(self.xb)
+
+    @property
+    def y(self) -> Any:
+        """The label of the batch where there is one, else all of them."""
+        return _single(self.yb)
+
+    @property
+    def loss_grad(self) -> Tensor | None:
+        """The loss that backward runs on; a tensor of its own once it was touched."""
+        if self._loss_grad is None and self.loss is not None:
+            self._loss_grad = self.loss
+            self.loss = self.loss.clone()
+        return self._loss_grad
+
+    @loss_grad.setter
+    def loss_grad(self, loss: Tensor | None) -> None:
+        self._loss_grad = loss
+
+    def create_opt(self) -> Optimizer:
+        """Make the optimizer anew, from the parameter groups of the splitter."""
+        groups = self._parameter_groups()
+        rates = optim.spread(self.lr, len(groups))
+        parameters = [
+            {"params": group, "lr": rate}
+            for group, rate in zip(groups, rates, strict=True)
+        ]
+        self.opt = self.opt_func(parameters, lr=rates[-1])
+        return self.opt
+
+    def _parameter_groups(self) -> list[list[nn.Parameter]]:
+        if self.opt is not None:
+            return [list(group["params"]) for group in self.opt.param_groups]
+        return optim.split_parameters(self.model, self.splitter)
+
+    def freeze(self) -> None:
+        """Train the last parameter group only."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Train all parameter groups."""
+        self.freeze_to(0)
+
+    def freeze_to(self, n: int) -> None:
+        """Train the parameter groups from number ``n`` on; negative: from the end.
+
+        The optimizer forgets its state (momenta), since the weights it was about may
+        stand still from now on.
+        """
+        if self.opt is None:
+            self.create_opt()
+        groups = self._parameter_groups()
+        optim.freeze_groups(self.model, groups, n, train_bn=self.train_bn)
+        self.opt.state.clear()
+
+    # ---- plugins --------------------------------------------------------------
+
+    @property
+    def cbs(self) -> board.ActivePlugins:
+        """The active plugins in running order; prints as the board."""
+        return board.ActivePlugins(self._board.members)
+
+    def add_cb(self, cb: Callbacks) -> Learner:
+        """Let a callback take part from the next event on."""
+        return self.add_cbs(cb)
+
+    def add_cbs(self, cbs: Callbacks) -> Learner:
+        """Let callbacks take part from the next event on; returns the Learner."""
+        self._add(cbs, "add_cbs")
+        return self
+
+    def _add(self, cbs: Callbacks, reason: str) -> list[ActivePlugin]:
+        added = [
+            resolve(cb, reason, self._configuration)
+            for cb in as_sequence(cbs)
+            if not (isinstance(cb, str) and self._configuration.disabler(cb))
+        ]
+        members = list(self._board.members.values())
+        self._set_members(joined(members, added, self._configuration))
+        self._created(added)
+        return [m for m in added if m in self._board.members.values()]
+
+    def remove_cb(self, cb: Any) -> Learner:
+        """Let a callback take part no more: an instance, a class (all its instances),
+        a module or a name.
+
+        Raises:
+            ActivationError: It is not active.
+        """
+        return self.remove_cbs(cb)
+
+    def remove_cbs(self, cbs: Callbacks) -> Learner:
+        """Let callbacks take part no more; returns the Learner."""
+        gone = [m for cb in as_sequence(cbs) for m in self._members_meant_by(cb)]
+        self._remove(gone)
+        return self
+
+    def _members_meant_by(self, cb: Any) -> list[ActivePlugin]:
+        members = list(self._board.members.values())
+        if isinstance(cb, str):
+            meant = [m for m in members if m.key == cb] or [
+                m for m in members if m.name == cb
+            ]
+        elif isinstance(cb, type):
+            meant = [m for m in members if isinstance(m.plugin, cb)]
+        else:
+            meant = [m for m in members if m.plugin is cb]
+        if not meant:
+            active = ", ".join(m.key for m in members) or "none"
+            hint = (
+                suggestion(cb, [m.key for m in members]) if isinstance(cb, str) else ""
+            )
+            raise ActivationError(f"{cb!r} is not active; active: {active}.{hint}")
+        return meant
+
+    def _remove(self, gone: Sequence[ActivePlugin]) -> None:
+        kept = [m for m in self._board.members.values() if m not in gone]
+        self._set_members(sorted(kept, key=lambda m: m.sequence))
+
+    @contextmanager
+    def added_cbs(self, cbs: Callbacks) -> Iterator[Learner]:
+        """Callbacks that take part inside the ``with`` block only."""
+        before = list(self._board.members.values())
+        added = self._add(cbs, "added_cbs") if cbs is not None else []
+        replaced = [m for m in before if m not in self._board.members.values()]
+        try:
+            yield self
+        finally:
+            if added:
+                kept = [m for m in self._board.members.values() if m not in added]
+                self._set_members(sorted([*kept, *replaced], key=lambda m: m.sequence))
+
+    @contextmanager
+    def removed_cbs(self, cbs: Callbacks) -> Iterator[Learner]:
+        """Callbacks that do not take part inside the ``with`` block."""
+        gone = [m for cb in as_sequence(cbs) for m in self._members_meant_by(cb)]
+        self._remove(gone)
+        try:
+            yield self
+        finally:
+            kept = [m for m in self._board.members.values() if m not in gone]
+            self._set_members(sorted([*kept, *gone], key=lambda m: m.sequence))
+
+    def _set_members(self, members: Sequence[ActivePlugin]) -> None:
+        before = list(self._board.members.values())
+        self._board.set_members(members)
+        for member in before:
+            if member not in members:
+                self.plan.silence(member.plugin)
+                _attach(member.plugin, None)
+        for member in members:
+            if member not in before:
+                _attach(member.plugin, self)
+            if self._depth:
+                _hold(member.plugin, self)
+        self._replan()
+
+    def _created(self, members: Any) -> None:
+        new = {member.key for member in members}
+        for member, call in self._board.each("after_create"):
+            if member.key in new and member.switch("run"):
+                self._call_one(member, "after_create", call)
+
+    def _call_one(
+        self, member: ActivePlugin, event: str, call: Any, **offered: Any
+    ) -> None:
+        try:
+            call(learner=self, **offered)
+        except Exception as error:
+            if member.role != "observe" or isinstance(error, MemoryError):
+                error.add_note(self._place_in_words(member, event))
+                raise
+            self._observer_failed(member, event, error)
+
+    def _replan(self) -> None:
+        if self._depth:
+            plan = self._board.plan(self, self.stage, training=self.training)
+            if plan.do_step is None and optim.needs_closure(self.opt):
+                plan.do_step = partial(loop.step_with_closure, self)
+            if plan.do_predict is None and self._is_predicting_by_keyword:
+                plan.do_predict = partial(loop.predict, self)
+            self.plan = plan
+
+    def _predict_by_keyword(self) -> None:
+        """Batches are mappings: the model takes them as keyword arguments."""
+        if not self._is_predicting_by_keyword:
+            self._is_predicting_by_keyword = True
+            self._replan()
+
+    def _switched(self, callback: Callback) -> None:
+        if not (callback.run and callback.run_train and callback.run_valid):
+            is_off = not callback.run
+            is_off |= not (callback.run_train if self.training else callback.run_valid)
+            if is_off:
+                self.plan.silence(callback)
+        self._board.forget_plans()
+        self._replan()
+
+    def _random_stream(self, callback: Callback) -> RandomStream:
+        key = next(m.key for m in self._board.members.values() if m.plugin is callback)
+        if key not in self._streams:
+            stream = RandomStream()
+            stream.manual_seed(derive_seed(self.seed, "plugin", key))
+            self._streams[key] = stream
+        return self._streams[key]
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            for key, member in self._board.members.items():
+                if key.replace("-", "_") == name:
+                    return member.plugin
+            # Not by `find`: it words a suggestion, which hasattr() need not wait for.
+            if any(
+                p.kind == "method" and p.name == name for p in discovery.installed()
+            ):
+                method: Any = discovery.find(name, "method").load()
+                return partial(method, self)
+        message = f"'Learner' has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=self)
+
+    def __dir__(self) -> list[str]:
+        keys = [key.replace("-", "_") for key in self._board.members]
+        methods = [p.name for p in discovery.installed() if p.kind == "method"]
+        return sorted({*super().__dir__(), *keys, *methods})
+
+    def show_training_loop(self) -> None:
+        """Print the loop with, at every event, the plugins that run there in order."""
+        print(board.loop_text(self._board))
+
+    # ---- a fit ----------------------------------------------------------------
+
+    def stop(self, reason: str = "") -> None:
+        """Ask the loop to end the fit at the next boundary.
+
+        Every plugin still sees the event that is firing. The boundary is the end of the
+        batch, or of the epoch; the reason is kept in ``record``.
+        """
+        self.stop_reason = self.stop_reason or reason or "asked to stop"
+        self.record.reasons.append(self._reason("stop", reason))
+
+    @contextmanager
+    def _fitting(
+        self,
+        n_epoch: int,
+        lr: Rate | None,
+        cbs: Callbacks,
+        start_epoch: int,
+        reset_opt: bool,
+    ) -> Iterator[None]:
+        """What surrounds a fit: set up before, put back after, however it ends."""
+        self._check_fit(n_epoch, start_epoch)
+        if lr is not None:
+            optim.spread(lr, len(self._parameter_groups()))
+        with (
+            self.added_cbs(cbs),
+            self._running("fit" if not self._depth else self.stage),
+        ):
+            self.model.to(self.device)
+            if isinstance(self.loss_func, nn.Module):
+                self.loss_func.to(self.device)
+            if self.opt is None or reset_opt:
+                self.opt = None  # type: ignore[assignment]
+                self.create_opt()
+            optim.set_hyper(self.opt, "lr", self.lr if lr is None else lr)
+            self._fit_number += 1
+            self.n_epoch, self.epoch, self.iter = n_epoch, start_epoch, 0
+            self.train_iter = start_epoch * (num_batches(self.dls.train) or 0)
+            self.pct_train = start_epoch / n_epoch if n_epoch else 0.0
+            self.stop_reason = None
+            self.record = RunRecord()
+            self._replan()
+            try:
+                with self._board.around_fit(self):
+                    yield
+            except BaseException as error:
+                self._fail(error)
+            finally:
+                self._tear_down()
+
+    def _check_fit(self, n_epoch: int, start_epoch: int) -> None:
+        if not isinstance(n_epoch, int) or isinstance(n_epoch, bool) or n_epoch < 0:
+            message = f"fit: n_epoch must be a whole number from 0 on, got {n_epoch!r}."
+            raise OptionError(message)
+        if not 0 <= start_epoch <= n_epoch:
+            raise OptionError(
+                f"fit: start_epoch must be from 0 to n_epoch ({n_epoch}), got "
+                f"{start_epoch!r}."
+            )
+        if self._depth and self.stage == "fit":
+            raise CallboardError(
+                "fit was called inside a fit of the same Learner. Use "
+                "learner.evaluating(stage) around it, or a Learner of its own."
+            )
+
+    @contextmanager
+    def _running(self, stage: str) -> Iterator[None]:
+        """Hold the plugins' references strongly and undo what lasts one fit only."""
+        self.stage = stage
+        self._depth += 1
+        switches = [
+            (member, dict(vars(member.plugin)))
+            for member in self._board.members.values()
+            if isinstance(member.plugin, Callback)
+        ]
+        try:
+            for member in self._board.members.values():
+                member.has_failed = False
+                _hold(member.plugin, self)
+            self._board.forget_plans()
+            yield
+        finally:
+            self._depth -= 1
+            for member, before in switches:
+                for name in Callback._switches:
+                    if name in before:
+                        vars(member.plugin)[name] = before[name]
+                    else:
+                        vars(member.plugin).pop(name, None)
+            self._board.forget_plans()
+            if not self._depth:
+                self._come_to_rest()
+
+    def _come_to_rest(self) -> None:
+        """Hold no batch, no graph and no cycle of references between fits."""
+        for member in self._board.members.values():
+            _hold(member.plugin, None)
+        self.plan = Plan()
+        self.dl = None
+        self.xb, self.yb, self.pred, self._loss_grad = (), (), None, None
+        if self.loss is not None:
+            self.loss = self.loss.detach()
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        member_and_event = self._board.blame(error.__traceback__)
+        where = self._place_in_words(*(member_and_event or (None, "")))
+        if isinstance(error, CancelException):
+            error = self._misplaced(error, where)
+        error.add_note(where)
+        for member, call in self._board.each("on_exception"):
+            if self.stage not in member.stages or not member.switch("run"):
+                continue
+            try:
+                self._call_one(member, "on_exception", call, exception=error)
+            except Exception as second:
+                error.add_note(
+                    f"callboard: {member.label} failed in on_exception: "
+                    f"{type(second).__name__}: {second}"
+                )
+        raise error
+
+    def _misplaced(self, cancel: CancelException, where: str) -> MisplacedCancelError:
+        error = MisplacedCancelError(
+            f"{type(cancel).__name__} was raised where no {cancel.level} is open to be "
+            f"cancelled; it can be raised {cancel.opens}. To end training from "
+            "anywhere call learner.stop(reason)."
+        )
+        error.__cause__ = cancel
+        return error
+
+    def _tear_down(self) -> None:
+        """Fire ``teardown`` for every plugin, last-opened first."""
+        first: Exception | None = None
+        for member, call in reversed(list(self._board.each("teardown"))):
+            if self.stage not in member.stages:
+                continue
+            try:
+                self._call_one(member, "teardown", call)
+            except Exception as error:
+                if first is None:
+                    first = error
+                else:
+                    first.add_note(f"callboard: {member.label} failed too: {error!r}")
+        if self.record.failures:
+            names = ", ".join(failure.plugin for failure in self.record.failures)
+            _warn(
+                f"Observers that failed and were switched off in this fit: {names}. "
+                "learner.record.failures says how."
+            )
+        if first is not None:
+            raise first
+
+    def _place_in_words(self, member: ActivePlugin | None, event: str) -> str:
+        phase = "training" if self.training else "validation"
+        where = f"epoch {self.epoch}, {phase} batch {self.iter}"
+        if member is None:
+            return f"callboard: in the loop, {where}, stage {self.stage!r}"
+        return f"callboard: in plugin {member.label} during {event}, {where}"
+
+    def _note_cancel(self, cancel: CancelException) -> None:
+        blamed = self._board.blame(cancel.__traceback__)
+        key = blamed[0].key if blamed else ""
+        self.record.reasons.append(self._reason(cancel.level, cancel.reason, key))
+
+    def _reason(self, what: str, reason: str, plugin: str | None = None) -> Reason:
+        if plugin is None:
+            plugin = self._calling_plugin()
+        return Reason(what, reason, plugin, self.epoch, self.iter)
+
+    def _calling_plugin(self) -> str:
+        """Key of the plugin whose hookimpl is running, from the stack."""
+        member = self._board.running_member()
+        return member.key if member else ""
+
+    def _observer_failed(
+        self, member: ActivePlugin, event: str, error: Exception
+    ) -> None:
+        distribution = " ".join(part for part in member.origin if part)
+        text = f"{type(error).__name__}: {error}"
+        failure = Failure(member.key, distribution, event, text, self.epoch, self.iter)
+        self.record.failures.append(failure)
+        member.has_failed = True
+        self.plan.silence(member.plugin)
+        self._board.forget_plans()
+        self._replan()
+        _warn(
+            f"The observer {member.label} failed in {event} at epoch {self.epoch}, "
+            f"batch {self.iter}: {text}. It is switched off for the rest of this fit; "
+            "training goes on."
+        )
+
+    def _enter_phase(self, *, training: bool) -> None:
+        self.training = training
+        self.model.train(training)
+        if training:
+            self.dl = self.dls.train
+        else:
+            self.dl = (
+                self.dls.valid if self._evaluated_dl is None else self._evaluated_dl
+            )
+        self.iter = 0
+        self._measure_loader()
+        if training:
+            self.pct_train = self.epoch / self.n_epoch
+        self._replan()
+
+    def _measure_loader(self) -> None:
+        self.n_iter = num_batches(self.dl)
+        if self.n_iter is None:
+            self.n_iter = self._known_lengths.get(_hashable(self.dl))
+        num_batches_in_all = (self.n_iter or 0) * self.n_epoch * self.training
+        self._pct_per_batch = 1 / num_batches_in_all if num_batches_in_all else 0.0
+
+    def _batches(self) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]]]:
+        self._measure_loader()  # before_train may have put another loader here
+        return data.batches(self)
+
+    def _saw_batches(self, count: int) -> None:
+        """Remember the length of a loader that could not tell it."""
+        if num_batches(self.dl) is None:
+            # One that is neither hashable nor weakly referenced stays unknown.
+            with suppress(TypeError):
+                self._known_lengths[self.dl] = count
+
+    # ---- evaluation -----------------------------------------------------------
+
+    @contextmanager
+    def evaluating(self, stage: str) -> Iterator[Learner]:
+        """A nested stage that leaves every bit of the loop's state as it was.
+
+        Works at any moment, inside a fit and inside a callback. Kept: the loop's
+        position and batch, ``results`` and ``record``, the modes of all modules, and
+        the global random streams. Only plugins that name the stage in ``stages`` take
+        part inside.
+
+        Raises:
+            OptionError: There is no such stage.
+        """
+        if stage not in STAGES:
+            known = ", ".join(STAGES)
+            message = f"there is no stage {stage!r}; stages are {known}."
+            raise OptionError(message + suggestion(stage, STAGES))
+        state = {name: getattr(self, name) for name in LOOP_STATE}
+        record, fit_number = self.record, self._fit_number
+        modes = [(module, module.training) for module in self.model.modules()]
+        failed = [m for m in self._board.members.values() if m.has_failed]
+        try:
+            with untouched_random_state(), self._running(stage):
+                self.results, self.stop_reason = {}, None
+                self.record = RunRecord()
+                self.model.to(self.device)
+                self._replan()
+                try:
+                    yield self
+                except CancelException as cancel:
+                    blamed = self._board.blame(cancel.__traceback__)
+                    where = self._place_in_words(*(blamed or (None, "")))
+                    raise self._misplaced(cancel, where) from cancel
+        finally:
+            for name, value in state.items():
+                setattr(self, name, value)
+            self.record, self._fit_number = record, fit_number
+            for module, mode in modes:
+                module.training = mode
+            for member in failed:
+                member.has_failed = True
+            self._board.forget_plans()
+            self._replan()
+
+    def validate(self, dl: Any = None, *, cbs: Callbacks = None) -> dict[str, Any]:
+        """Results of the model on validation data, by name: ``{"valid_loss": 0.1}``.
+
+        Args:
+            dl: Batches to validate on. Default: the Learner's validation data.
+            cbs: Callbacks that take part in this validation only, in its stage.
+
+        Raises:
+            OptionError: There is no validation data.
+        """
+        if dl is None and self.dls.valid is None:
+            raise OptionError(
+                "validate: the Learner has no validation data; give validate(dl=...)."
+            )
+        with self.added_cbs(cbs), self.evaluating("validate"):
+            self._evaluated_dl = dl
+            mean = _MeanLoss()
+            with self.added_cbs(mean):
+                self.plan.do_validate()
+            return {**mean.measured, **self.results}
+
+    # ---- state ----------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model, optimizer, position, every plugin's state: plain data and tensors."""
+        plugins = {}
+        for key, member in self._board.members.items():
+            if hasattr(member.plugin, "state_dict"):
+                plugins[key] = member.plugin.state_dict()
+        return {
+            "version": STATE_VERSION,
+            "model": self.model.state_dict(),
+            "opt": None if self.opt is None else self.opt.state_dict(),
+            "loop": {
+                "seed": self.seed,
+                "fit_number": self._fit_number,
+                "epoch": self.epoch,
+                "iter": self.iter,
+                "train_iter": self.train_iter,
+                "pct_train": self.pct_train,
+            },
+            "plugins": plugins,
+            "streams": {key: s.get_state() for key, s in self._streams.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``state_dict`` returned.
+
+        A plugin that is active and has no state in it keeps its own.
+
+        Raises:
+            StateError: It is of another version, or a part does not fit.
+        """
+        version = state.get("version")
+        if version != STATE_VERSION:
+            raise StateError(
+                f"This state is of version {version!r}; this Callboard reads version "
+                f"{STATE_VERSION}."
+            )
+        unknown = sorted(set(state["plugins"]) - set(self._board.members))
+        if unknown:
+            raise StateError(
+                f"The state holds plugins that are not active: {', '.join(unknown)}. "
+                "Add them, or take them out of state['plugins']."
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise StateError(f"The model does not fit this state: {error}") from error
+        if state["opt"] is not None:
+            if self.opt is None:
+                self.create_opt()
+            self.opt.load_state_dict(state["opt"])
+        position = state["loop"]
+        self.seed, self._fit_number = position["seed"], position["fit_number"]
+        self.epoch, self.iter = position["epoch"], position["iter"]
+        self.train_iter = position["train_iter"]
+        self.pct_train = position["pct_train"]
+        for key, plugin_state in state["plugins"].items():
+            self._board.members[key].plugin.load_state_dict(plugin_state)
+        for key, stream_state in state["streams"].items():
+            stream = self._streams.setdefault(key, RandomStream())
+            stream.set_state(stream_state)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self._board.members) or "none"
+        return f"Learner({type(self.model).__name__}, {self.dls!r}, cbs: {names})"
+
+
+class _MeanLoss(Callback):
+    """Averages the loss over the samples of a validation."""
+
+    name = "mean-loss"
+    role = "observe"
+    stages = ("validate",)
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.num_samples = 0
+        self.measured: dict[str, Any] = {}
+
+    def after_loss(self) -> None:
+        loss = self.learn.loss
+        if loss is not None:
+            size = data.batch_size(self.learn.xb)
+            self.total = self.total + loss.detach().double() * size
+            self.num_samples += size
+
+    def after_validate(self) -> None:
+        if self.num_samples:
+            self.measured["valid_loss"] = float(self.total / self.num_samples)
+
+
+def _as_list(metrics: Any) -> list[Any]:
+    if metrics is None:
+        return []
+    is_many = isinstance(metrics, Sequence) and not isinstance(metrics, str)
+    return list(metrics) if is_many else [metrics]
+
+
+def _single(parts: Any) -> Any:
+    return parts[0] if isinstance(parts, tuple | list) and len(parts) == 1 else parts
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and torch.backends.mps.is_available():
+            device = "mps"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise OptionError(f"device: {device!r} is no device of torch.") from error
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", torch.cuda.current_device())
+    if chosen.type == "mps" and chosen.index is None:
+        chosen = torch.device("mps", 0)
+    return chosen
+
+
+def _hashable(loader: Any) -> Any:
+    try:
+        hash(loader)
+        weakref.ref(loader)
+    except TypeError:
+        return None
+    return loader
+
+
+def _attach(plugin: object, learner: Learner | None) -> None:
+    if isinstance(plugin, Callback):
+        plugin._attach(learner)
+
+
+def _hold(plugin: object, learner: Learner | None) -> None:
+    if isinstance(plugin, Callback):
+        plugin._hold(learner)
+
+
+def _report_to(
+    reference: weakref.ref[Learner], member: ActivePlugin, event: str, error: Exception
+) -> None:
+    learner = reference()
+    if learner is not None:
+        learner._observer_failed(member, event, error)
+
+
+def _warn(message: str) -> None:
+    try:
+        warnings.warn(message, ObserverWarning, stacklevel=3)
+    except ObserverWarning as warning:
+        # Warnings may be errors here; an observer must not stop training even then.
+        import logging
+
+        logging.getLogger("callboard").error("%s", warning)

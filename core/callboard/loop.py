@@ -1,0 +1,244 @@
+"""The training loop and nothing else: fit, epoch, train, validate, batch.
+
+Read it from top to bottom. ``plan`` holds, for every event, the calls of the plugins
+that are active and implement it; where nobody does, the list is empty. An action is
+None in the plan where the loop does its own work. A cancel closes its own level, and
+only that: ``after_cancel_x``, ``after_x``, and on with the level outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from callboard.control import (
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+)
+from callboard.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from callboard.dispatch import Plan
+    from callboard.learner import Callbacks, Learner
+    from callboard.optim import Rate
+
+
+def fit(
+    learner: Learner,
+    n_epoch: int,
+    lr: Rate | None = None,
+    *,
+    cbs: Callbacks = None,
+    start_epoch: int = 0,
+    reset_opt: bool = False,
+) -> None:
+    """Train for ``n_epoch`` epochs.
+
+    Args:
+        n_epoch: Number of epochs of the whole run.
+        lr: Learning rate; a number, one per parameter group, or ``slice(low, high)``.
+            Default: the Learner's.
+        cbs: Callbacks that take part in this fit only.
+        start_epoch: First epoch to run; schedules go on as if those before had run.
+        reset_opt: Make a new optimizer instead of keeping the state of the last fit.
+    """
+    with learner._fitting(n_epoch, lr, cbs, start_epoch, reset_opt):
+        try:
+            for call in learner.plan.before_fit:
+                call()
+            for learner.epoch in range(start_epoch, n_epoch):
+                learner.plan.do_epoch()
+                if learner.stop_reason is not None:
+                    break
+        except CancelFitException as cancel:
+            learner._note_cancel(cancel)
+            for call in learner.plan.after_cancel_fit:
+                call()
+        for call in learner.plan.after_fit:
+            call()
+
+
+def epoch(learner: Learner) -> None:
+    """One epoch: train, then validate where there is something to validate on."""
+    learner.results = {}
+    try:
+        for call in learner.plan.before_epoch:
+            call()
+        learner.plan.do_train()
+        if learner.dls.valid is not None and learner.stop_reason is None:
+            learner.plan.do_validate()
+    except CancelEpochException as cancel:
+        learner._note_cancel(cancel)
+        for call in learner.plan.after_cancel_epoch:
+            call()
+    for call in learner.plan.after_epoch:
+        call()
+    for call in learner.plan.checkpoint:
+        call()
+
+
+def train(learner: Learner) -> None:
+    """Go through the training data once."""
+    learner._enter_phase(training=True)
+    try:
+        for call in learner.plan.before_train:
+            call()
+        for learner.iter, (learner.xb, learner.yb) in learner._batches():
+            learner.plan.do_batch()
+            for call in learner.plan.checkpoint:
+                call()
+            if learner.stop_reason is not None:
+                break
+    except CancelTrainException as cancel:
+        learner._note_cancel(cancel)
+        for call in learner.plan.after_cancel_train:
+            call()
+    for call in learner.plan.after_train:
+        call()
+
+
+@torch.no_grad()
+def validate(learner: Learner) -> None:
+    """Go through the validation data once, without gradients."""
+    learner._enter_phase(training=False)
+    try:
+        for call in learner.plan.before_validate:
+            call()
+        for learner.iter, (learner.xb, learner.yb) in learner._batches():
+            learner.plan.do_batch()
+    except CancelValidException as cancel:
+        learner._note_cancel(cancel)
+        for call in learner.plan.after_cancel_validate:
+            call()
+    for call in learner.plan.after_validate:
+        call()
+
+
+def batch(learner: Learner) -> None:
+    """One batch: predict and work out the loss; in training, update the weights."""
+    plan = learner.plan
+    learner.pred = learner.loss = learner._loss_grad = None
+    try:
+        for call in plan.before_batch:
+            call()
+        if plan.do_predict is None:
+            learner.pred = learner.model(*learner.xb)
+        else:
+            learner.pred = plan.do_predict()
+        for call in plan.after_pred:
+            call()
+        learner.loss = plan.do_loss() if plan.do_loss else compute_loss(learner)
+        for call in plan.after_loss:
+            call()
+        if learner.training and learner.loss is not None:
+            update(learner, plan)
+    except CancelBatchException as cancel:
+        learner._note_cancel(cancel)
+        for call in plan.after_cancel_batch:
+            call()
+    learner.train_iter += int(learner.training)
+    learner.pct_train += learner._pct_per_batch
+    for call in plan.after_batch:
+        call()
+
+
+def update(learner: Learner, plan: Plan) -> None:
+    """Backward, optimizer step, gradients to zero."""
+    try:
+        for call in plan.before_backward:
+            call()
+        plan.do_backward() if plan.do_backward else backward(learner)
+    except CancelBackwardException as cancel:
+        learner._note_cancel(cancel)
+        for call in plan.after_cancel_backward:
+            call()
+    for call in plan.after_backward:
+        call()
+    try:
+        for call in plan.before_step:
+            call()
+        plan.do_step() if plan.do_step else learner.opt.step()
+    except CancelStepException as cancel:
+        learner._note_cancel(cancel)
+        for call in plan.after_cancel_step:
+            call()
+    for call in plan.after_step:
+        call()
+    plan.do_zero_grad() if plan.do_zero_grad else learner.opt.zero_grad()
+
+
+def compute_loss(learner: Learner) -> Tensor | None:
+    """The loop's own ``do_loss``: None where the batch has no labels."""
+    if learner.loss_func is not None and len(learner.yb) > 0:
+        return learner.loss_func(learner.pred, *learner.yb)
+    return None if learner.loss_func else models_own_loss(learner.pred)
+
+
+def models_own_loss(pred: Any) -> Tensor | None:
+    """The loss in what a model returned: ``pred.loss``, ``pred["loss"]``, a scalar.
+
+    Raises:
+        DataError: There is none to be found.
+    """
+    loss = pred.get("loss") if isinstance(pred, Mapping) else None
+    if loss is None:
+        loss = getattr(pred, "loss", None)
+    first = pred[0] if isinstance(pred, tuple | list) and pred else pred
+    if loss is None and isinstance(first, torch.Tensor) and first.ndim == 0:
+        loss = first
+    if loss is None:
+        raise DataError(
+            f"There is no loss: the Learner has no loss_func, and the model returned "
+            f"{type(pred).__name__} without one. Give Learner(loss_func=...), or let "
+            "the model return its loss as `.loss`, as `['loss']` or as a scalar."
+        )
+    return loss
+
+
+def predict(learner: Learner) -> Any:
+    """The loop's own ``do_predict``, for mapping batches and for plugins to wrap."""
+    xb = learner.xb
+    return learner.model(**xb) if isinstance(xb, dict) else learner.model(*xb)
+
+
+def backward(learner: Learner) -> None:
+    """The loop's own ``do_backward``."""
+    loss: Any = learner.loss if learner._loss_grad is None else learner._loss_grad
+    loss.backward()
+
+
+def step(learner: Learner) -> None:
+    """The loop's own ``do_step``, for where a plugin wraps it."""
+    learner.opt.step()
+
+
+def step_with_closure(learner: Learner) -> None:
+    """``do_step`` for an optimizer that works the loss out again, as LBFGS does."""
+    is_first = True
+
+    def closure() -> Tensor | None:
+        nonlocal is_first
+        if not is_first:
+            learner.opt.zero_grad()
+            learner.pred = predict(learner)
+            learner.loss, learner._loss_grad = compute_loss(learner), None
+            backward(learner)
+        is_first = False
+        return learner.loss
+
+    with torch.enable_grad():
+        learner.opt.step(closure)  # type: ignore[arg-type]
+
+
+def zero_grad(learner: Learner) -> None:
+    """The loop's own ``do_zero_grad``, for where a plugin wraps it."""
+    learner.opt.zero_grad()

@@ -1,0 +1,134 @@
+"""Counts what a training step does: Python calls, tensor operations, host reads.
+
+Counts hold on any machine, where times do not. A run is counted twice, with few and
+with many steps; the difference is the cost of the steps, without what a run costs once.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Tensor methods that wait for the device and hand values to Python.
+HOST_READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__")
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one step does, on average.
+
+    Attributes:
+        python_calls: Python functions entered, generators resumed included.
+        tensor_operations: Operations that reach torch's dispatcher.
+        host_reads: Reads of a tensor's value by Python.
+    """
+
+    python_calls: float
+    tensor_operations: float
+    host_reads: float
+
+    def __sub__(self, other: StepCost) -> StepCost:
+        return StepCost(
+            self.python_calls - other.python_calls,
+            self.tensor_operations - other.tensor_operations,
+            self.host_reads - other.host_reads,
+        )
+
+
+def cost_per_step(
+    run: Callable[[int], object], *, few: int = 16, many: int = 144
+) -> StepCost:
+    """What one step of ``run`` costs.
+
+    Args:
+        run: Does the given number of steps; called six times, and twice to warm up.
+        few: A number of steps.
+        many: A larger number of steps.
+    """
+    run(few)
+    run(many)
+    steps = many - few
+    counted = [
+        (_count(run, many) - _count(run, few)) / steps
+        for _count in (count_python_calls, count_tensor_operations, count_host_reads)
+    ]
+    return StepCost(*counted)
+
+
+def count_python_calls(run: Callable[[int], object], num_steps: int) -> int:
+    """Python functions entered while ``run(num_steps)`` runs."""
+    count = 0
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event == "call"
+
+    # A collection in between would count finalizers.
+    gc.disable()
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        run(num_steps)
+    finally:
+        sys.setprofile(before)
+        gc.enable()
+    return count
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_tensor_operations(run: Callable[[int], object], num_steps: int) -> int:
+    """Operations that reach torch's dispatcher while ``run(num_steps)`` runs."""
+    operations = _Operations()
+    with operations:
+        run(num_steps)
+    return operations.count
+
+
+def count_host_reads(run: Callable[[int], object], num_steps: int) -> int:
+    """Reads of a tensor's value by Python while ``run(num_steps)`` runs."""
+    with _counted_reads() as reads:
+        run(num_steps)
+    return reads[0]
+
+
+@contextmanager
+def _counted_reads() -> Iterator[list[int]]:
+    reads = [0]
+
+    def counting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def read(*args: Any, **kwargs: Any) -> Any:
+            reads[0] += 1
+            return original(*args, **kwargs)
+
+        return read
+
+    own = {name: vars(torch.Tensor).get(name) for name in HOST_READS}
+    for name in HOST_READS:
+        setattr(torch.Tensor, name, counting(getattr(torch.Tensor, name)))
+    try:
+        yield reads
+    finally:
+        for name, original in own.items():
+            if original is None:
+                delattr(torch.Tensor, name)
+            else:
+                setattr(torch.Tensor, name, original)

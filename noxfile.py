@@ -1,0 +1,173 @@
+"""The one door to every chore: ``nox -l`` lists them, ``nox -s tests`` runs one.
+
+One virtual environment, made by the session ``dev``, holds the core and every folder of
+plugins/ as editable installs; the sessions that run our code share it. It is filled
+once, and again when a pyproject.toml or constraints.txt changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+DIST = ROOT / "dist"
+PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+CONSTRAINTS = ("--constraint", "constraints.txt")
+BIN = "Scripts" if os.name == "nt" else "bin"
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+
+
+@nox.session
+def dev(session: nox.Session) -> None:
+    """Make the shared environment: the core and every plugin, editable."""
+    install_everything(session)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def demo(session: nox.Session) -> None:
+    """Train on real data with separately packaged plugins, and show the board."""
+    run_in_dev(session, "callboard", "plugins", "list")
+    run_in_dev(session, "python", "examples/digits.py")
+    run_in_dev(session, "python", "examples/tabular.py")
+    run_in_dev(session, "callboard", "order", "examples/digits.py")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff; ``nox -s lint -- fix`` mends what it can."""
+    session.install(*dependency_group("lint"))
+    if session.posargs == ["fix"]:
+        session.run("ruff", "check", "--fix", ".")
+        session.run("ruff", "format", ".")
+    else:
+        session.run("ruff", "check", ".")
+        session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def types(session: nox.Session) -> None:
+    """Check types with mypy, strictly."""
+    run_in_dev(session, "mypy", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def tests(session: nox.Session) -> None:
+    """Run every test of the core, the plugins and the examples."""
+    # One file stays in one process, so that costly fixtures are made once.
+    parallel = () if session.posargs else ("--numprocesses=2", "--dist=loadfile")
+    run_in_dev(session, "pytest", "-q", *parallel, *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+@nox.parametrize("name", [nox.param(name, id=name) for name in PLUGINS])
+def plugin(session: nox.Session, name: str) -> None:
+    """Run one plugin's own tests."""
+    run_in_dev(session, "pytest", "-q", f"plugins/{name}", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/; ``nox -s docs -- serve`` shows it live."""
+    session.install(*dependency_group("docs"))
+    # The event reference is read from callboard.events, which needs no torch.
+    session.env["PYTHONPATH"] = "core"
+    session.run("mkdocs", *(session.posargs or ["build"]))
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def bench(session: nox.Session) -> None:
+    """Measure the loop's overhead against a bare PyTorch loop."""
+    run_in_dev(session, "python", "benchmarks/overhead.py", *session.posargs)
+
+
+@nox.session(reuse_venv=False)
+def build(session: nox.Session) -> None:
+    """Build all distributions into dist/ and test the wheels in a fresh environment."""
+    session.install(*dependency_group("build"))
+    shutil.rmtree(DIST, ignore_errors=True)
+    for project in (ROOT, *(ROOT / "plugins" / name for name in PLUGINS)):
+        with session.chdir(project):
+            session.run("python", "-m", "hatchling", "build", "-d", str(DIST))
+    wheels = sorted(str(path) for path in DIST.glob("*.whl"))
+    session.install(*CONSTRAINTS, *wheels)
+    # Away from the repository, whose folders could stand in for what a wheel lacks, and
+    # before the tests' own requirements, which could stand in for an undeclared one.
+    with session.chdir(session.create_tmp()):
+        session.run("python", "-m", "pip", "check")
+        session.run("callboard", "plugins", "list")
+        session.run("callboard", "plugins", "check")
+    session.install(*CONSTRAINTS, *dependency_group("tests"))
+    session.run("pytest", "-q", *(f"plugins/{name}" for name in PLUGINS))
+
+
+def install_everything(session: nox.Session) -> None:
+    """Install the core and all plugins as editables, unless that is already done."""
+    stamp = Path(session.virtualenv.location) / "installed.sha256"
+    digest = fingerprint()
+    if stamp.exists() and stamp.read_text() == digest:
+        session.log("Nothing to install: no pyproject.toml has changed.")
+        return
+    stamp.unlink(missing_ok=True)
+    uninstall_editables(session)
+    session.install(*dependency_group("build"))
+    # One call without build isolation: pip would otherwise make an environment with
+    # hatchling for each plugin, at 5 seconds apiece.
+    projects = [".", *(f"./plugins/{name}" for name in PLUGINS)]
+    editables = [part for project in projects for part in ("--editable", project)]
+    session.install(
+        "--no-build-isolation", *CONSTRAINTS, *dependency_group("dev"), *editables
+    )
+    stamp.write_text(digest)
+
+
+def uninstall_editables(session: nox.Session) -> None:
+    """Remove our own distributions, so that no deleted plugin stays installed."""
+    listing = session.run(
+        *("python", "-m", "pip", "list", "--editable", "--format=freeze"), silent=True
+    )
+    names = [line.partition("==")[0] for line in str(listing).split()]
+    if names:
+        session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", *names)
+
+
+def fingerprint() -> str:
+    """Say in one hash what the shared environment must hold."""
+    files = [ROOT / "constraints.txt", ROOT / "pyproject.toml"]
+    files += [ROOT / "plugins" / name / "pyproject.toml" for name in PLUGINS]
+    digest = hashlib.sha256(str(ROOT).encode())  # editables point into the checkout
+    for path in files:
+        digest.update(path.relative_to(ROOT).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def dependency_group(name: str) -> tuple[str, ...]:
+    """Requirements of one of the root pyproject.toml's ``[dependency-groups]``."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def run_in_dev(session: nox.Session, program: str, *arguments: str) -> None:
+    """Run a program of the shared environment."""
+    environment = session.env_dir.parent.absolute() / "dev"
+    programs = environment / BIN
+    session.run(
+        str(programs / program),
+        *arguments,
+        external=True,
+        env={
+            "PATH": os.pathsep.join((str(programs), os.environ["PATH"])),
+            "VIRTUAL_ENV": str(environment),
+            # The models are small: more threads would only get in each other's way.
+            "OMP_NUM_THREADS": "1",
+        },
+    )

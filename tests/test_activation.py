@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from tests.installed import Site
 from torch import nn
 
 from callboard import Callback, DataLoaders, Learner, hookimpl
@@ -18,7 +19,6 @@ from callboard.errors import (
     OptionError,
     UnknownPluginError,
 )
-from tests.installed import Site
 
 MODULE = """
 from callboard import Callback, hookimpl
@@ -365,7 +365,7 @@ def test_a_requirement_that_is_not_installed_says_who_offers_it(lamps):
     class Reader(Callback):
         requires = "no-such-plugin"
 
-    with pytest.raises(ActivationError, match="'no-such-plugin'.*not installed"):
+    with pytest.raises(ActivationError, match=r"'no-such-plugin'.*not installed"):
         a_learner(Reader)
 
 
@@ -373,7 +373,7 @@ def test_plugins_that_conflict_are_refused_together(lamps):
     class Dark(Callback):
         conflicts_with = "lamp"
 
-    with pytest.raises(ActivationError, match="dark.*conflicts with.*lamp"):
+    with pytest.raises(ActivationError, match=r"dark.*conflicts with.*lamp"):
         a_learner(Dark)
 
 
@@ -404,7 +404,7 @@ def test_a_module_with_hookimpls_is_a_plugin(lamps):
     learner.fit(2)
 
     assert seen == [0, 1]
-    assert "night-watch" in learner.cbs.keys()
+    assert "night-watch" in learner.cbs
 
 
 @pytest.mark.parametrize("thing", [3, object(), ModuleType("empty"), nn.Linear(1, 1)])

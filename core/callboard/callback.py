@@ -216,6 +216,14 @@ class Callback:
         else:
             self.__dict__["learn"] = learner
 
+    def _switches_set(self) -> dict[str, bool]:
+        return {n: vars(self)[n] for n in self._switches if n in vars(self)}
+
+    def _set_switches(self, values: Mapping[str, bool]) -> None:
+        for name in self._switches:
+            vars(self).pop(name, None)
+        vars(self).update(values)
+
     @cached_property
     def rng(self) -> RandomStream:
         """This plugin's own stream of random numbers, on the CPU.

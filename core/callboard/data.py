@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callboard.errors import CallboardWarning, DataError
+from callboard.errors import CallboardWarning, DataError, OptionError
 from callboard.state import MASK, derive_seed
 
 if TYPE_CHECKING:
@@ -273,6 +273,23 @@ def _like(original: Mapping[Any, Any], moved: dict[Any, Any]) -> Mapping[Any, An
         return type(original)(moved)  # type: ignore[call-arg]
     except TypeError:
         return moved
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or the best one there is: CUDA, MPS, CPU."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and torch.backends.mps.is_available():
+            device = "mps"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise OptionError(f"device: {device!r} is no device of torch.") from error
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", torch.cuda.current_device())
+    if chosen.type == "mps" and chosen.index is None:
+        chosen = torch.device("mps", 0)
+    return chosen
 
 
 def batch_size(xb: Any) -> int:

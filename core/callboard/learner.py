@@ -7,19 +7,18 @@ evaluation changes for its own sake is put back, however it ends.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from callboard import board, data, discovery, loop, optim
+from callboard import board, data, discovery, faults, loop, optim, state
 from callboard.activation import ActivePlugin, activate, as_sequence, joined, resolve
 from callboard.callback import Callback
 from callboard.configuration import load_configuration
@@ -29,15 +28,11 @@ from callboard.dispatch import Board, Plan
 from callboard.errors import (
     ActivationError,
     CallboardError,
-    MisplacedCancelError,
-    ObserverWarning,
     OptionError,
-    StateError,
     suggestion,
 )
 from callboard.optim import Rate, Splitter
 from callboard.state import (
-    Failure,
     RandomStream,
     Reason,
     RunRecord,
@@ -54,7 +49,6 @@ LOOP_STATE = (
     *("pct_train", "dl", "xb", "yb", "pred", "loss", "_loss_grad", "results"),
     *("stop_reason", "plan", "_pct_per_batch", "_evaluated_dl"),
 )
-STATE_VERSION = 1
 
 
 class Learner:
@@ -110,7 +104,7 @@ class Learner:
         self.metrics: list[Any] = _as_list(metrics)
         self.splitter = splitter
         self.path = Path(path)
-        self.device = _device(device)
+        self.device = data.choose_device(device)
         self.seed = torch.initial_seed() if seed is None else int(seed)
         self.train_bn = train_bn
 
@@ -144,8 +138,7 @@ class Learner:
         self._known_lengths: weakref.WeakKeyDictionary[Any, int]
         self._known_lengths = weakref.WeakKeyDictionary()
         self._configuration = load_configuration()
-        me = weakref.ref(self)
-        self._board = Board(lambda *what: _report_to(me, *what))
+        self._board = Board(faults.reporter(self))
         weakref.finalize(self, Board.clear, self._board)
         self._set_members(activate(cbs, self._configuration))
         self._created(self._board.members.values())
@@ -327,9 +320,9 @@ class Learner:
             call(learner=self, **offered)
         except Exception as error:
             if member.role != "observe" or isinstance(error, MemoryError):
-                error.add_note(self._place_in_words(member, event))
+                error.add_note(faults.place_in_words(self, member, event))
                 raise
-            self._observer_failed(member, event, error)
+            faults.observer_failed(self, member, event, error)
 
     def _replan(self) -> None:
         if self._depth:
@@ -345,6 +338,12 @@ class Learner:
         if not self._is_predicting_by_keyword:
             self._is_predicting_by_keyword = True
             self._replan()
+
+    def _silence(self, member: ActivePlugin) -> None:
+        """Take a plugin out of the events that are firing, and of the plans to come."""
+        self.plan.silence(member.plugin)
+        self._board.forget_plans()
+        self._replan()
 
     def _switched(self, callback: Callback) -> None:
         if not (callback.run and callback.run_train and callback.run_valid):
@@ -395,7 +394,8 @@ class Learner:
         batch, or of the epoch; the reason is kept in ``record``.
         """
         self.stop_reason = self.stop_reason or reason or "asked to stop"
-        self.record.reasons.append(self._reason("stop", reason))
+        member = self._board.running_member()
+        self._note_reason("stop", reason, member)
 
     @contextmanager
     def _fitting(
@@ -428,13 +428,16 @@ class Learner:
             self.stop_reason = None
             self.record = RunRecord()
             self._replan()
+            leaving: BaseException | None = None
             try:
                 with self._board.around_fit(self):
                     yield
             except BaseException as error:
-                self._fail(error)
+                leaving = faults.explained(self, error)
+                faults.announce(self, leaving)
+                raise leaving from leaving.__cause__
             finally:
-                self._tear_down()
+                faults.tear_down(self, leaving)
 
     def _check_fit(self, n_epoch: int, start_epoch: int) -> None:
         if not isinstance(n_epoch, int) or isinstance(n_epoch, bool) or n_epoch < 0:
@@ -457,7 +460,7 @@ class Learner:
         self.stage = stage
         self._depth += 1
         switches = [
-            (member, dict(vars(member.plugin)))
+            (member.plugin, member.plugin._switches_set())
             for member in self._board.members.values()
             if isinstance(member.plugin, Callback)
         ]
@@ -469,12 +472,8 @@ class Learner:
             yield
         finally:
             self._depth -= 1
-            for member, before in switches:
-                for name in Callback._switches:
-                    if name in before:
-                        vars(member.plugin)[name] = before[name]
-                    else:
-                        vars(member.plugin).pop(name, None)
+            for callback, before in switches:
+                callback._set_switches(before)
             self._board.forget_plans()
             if not self._depth:
                 self._come_to_rest()
@@ -489,93 +488,13 @@ class Learner:
         if self.loss is not None:
             self.loss = self.loss.detach()
 
-    def _fail(self, error: BaseException) -> NoReturn:
-        member_and_event = self._board.blame(error.__traceback__)
-        where = self._place_in_words(*(member_and_event or (None, "")))
-        if isinstance(error, CancelException):
-            error = self._misplaced(error, where)
-        error.add_note(where)
-        for member, call in self._board.each("on_exception"):
-            if self.stage not in member.stages or not member.switch("run"):
-                continue
-            try:
-                self._call_one(member, "on_exception", call, exception=error)
-            except Exception as second:
-                error.add_note(
-                    f"callboard: {member.label} failed in on_exception: "
-                    f"{type(second).__name__}: {second}"
-                )
-        raise error
-
-    def _misplaced(self, cancel: CancelException, where: str) -> MisplacedCancelError:
-        error = MisplacedCancelError(
-            f"{type(cancel).__name__} was raised where no {cancel.level} is open to be "
-            f"cancelled; it can be raised {cancel.opens}. To end training from "
-            "anywhere call learner.stop(reason)."
-        )
-        error.__cause__ = cancel
-        return error
-
-    def _tear_down(self) -> None:
-        """Fire ``teardown`` for every plugin, last-opened first."""
-        first: Exception | None = None
-        for member, call in reversed(list(self._board.each("teardown"))):
-            if self.stage not in member.stages:
-                continue
-            try:
-                self._call_one(member, "teardown", call)
-            except Exception as error:
-                if first is None:
-                    first = error
-                else:
-                    first.add_note(f"callboard: {member.label} failed too: {error!r}")
-        if self.record.failures:
-            names = ", ".join(failure.plugin for failure in self.record.failures)
-            _warn(
-                f"Observers that failed and were switched off in this fit: {names}. "
-                "learner.record.failures says how."
-            )
-        if first is not None:
-            raise first
-
-    def _place_in_words(self, member: ActivePlugin | None, event: str) -> str:
-        phase = "training" if self.training else "validation"
-        where = f"epoch {self.epoch}, {phase} batch {self.iter}"
-        if member is None:
-            return f"callboard: in the loop, {where}, stage {self.stage!r}"
-        return f"callboard: in plugin {member.label} during {event}, {where}"
-
     def _note_cancel(self, cancel: CancelException) -> None:
         blamed = self._board.blame(cancel.__traceback__)
-        key = blamed[0].key if blamed else ""
-        self.record.reasons.append(self._reason(cancel.level, cancel.reason, key))
+        self._note_reason(cancel.level, cancel.reason, blamed and blamed[0])
 
-    def _reason(self, what: str, reason: str, plugin: str | None = None) -> Reason:
-        if plugin is None:
-            plugin = self._calling_plugin()
-        return Reason(what, reason, plugin, self.epoch, self.iter)
-
-    def _calling_plugin(self) -> str:
-        """Key of the plugin whose hookimpl is running, from the stack."""
-        member = self._board.running_member()
-        return member.key if member else ""
-
-    def _observer_failed(
-        self, member: ActivePlugin, event: str, error: Exception
-    ) -> None:
-        distribution = " ".join(part for part in member.origin if part)
-        text = f"{type(error).__name__}: {error}"
-        failure = Failure(member.key, distribution, event, text, self.epoch, self.iter)
-        self.record.failures.append(failure)
-        member.has_failed = True
-        self.plan.silence(member.plugin)
-        self._board.forget_plans()
-        self._replan()
-        _warn(
-            f"The observer {member.label} failed in {event} at epoch {self.epoch}, "
-            f"batch {self.iter}: {text}. It is switched off for the rest of this fit; "
-            "training goes on."
-        )
+    def _note_reason(self, what: str, why: str, member: ActivePlugin | None) -> None:
+        key = member.key if member else ""
+        self.record.reasons.append(Reason(what, why, key, self.epoch, self.iter))
 
     def _enter_phase(self, *, training: bool) -> None:
         self.training = training
@@ -628,7 +547,7 @@ class Learner:
             known = ", ".join(STAGES)
             message = f"there is no stage {stage!r}; stages are {known}."
             raise OptionError(message + suggestion(stage, STAGES))
-        state = {name: getattr(self, name) for name in LOOP_STATE}
+        before = {name: getattr(self, name) for name in LOOP_STATE}
         record, fit_number = self.record, self._fit_number
         modes = [(module, module.training) for module in self.model.modules()]
         failed = [m for m in self._board.members.values() if m.has_failed]
@@ -641,12 +560,11 @@ class Learner:
                 try:
                     yield self
                 except CancelException as cancel:
-                    blamed = self._board.blame(cancel.__traceback__)
-                    where = self._place_in_words(*(blamed or (None, "")))
-                    raise self._misplaced(cancel, where) from cancel
+                    raise faults.explained(self, cancel) from cancel
         finally:
-            for name, value in state.items():
+            for name, value in before.items():
                 setattr(self, name, value)
+            record.failures += self.record.failures
             self.record, self._fit_number = record, fit_number
             for module, mode in modes:
                 module.training = mode
@@ -680,27 +598,9 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Model, optimizer, position, every plugin's state: plain data and tensors."""
-        plugins = {}
-        for key, member in self._board.members.items():
-            if hasattr(member.plugin, "state_dict"):
-                plugins[key] = member.plugin.state_dict()
-        return {
-            "version": STATE_VERSION,
-            "model": self.model.state_dict(),
-            "opt": None if self.opt is None else self.opt.state_dict(),
-            "loop": {
-                "seed": self.seed,
-                "fit_number": self._fit_number,
-                "epoch": self.epoch,
-                "iter": self.iter,
-                "train_iter": self.train_iter,
-                "pct_train": self.pct_train,
-            },
-            "plugins": plugins,
-            "streams": {key: s.get_state() for key, s in self._streams.items()},
-        }
+        return state.state_of(self)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned.
 
         A plugin that is active and has no state in it keeps its own.
@@ -708,36 +608,7 @@ class Learner:
         Raises:
             StateError: It is of another version, or a part does not fit.
         """
-        version = state.get("version")
-        if version != STATE_VERSION:
-            raise StateError(
-                f"This state is of version {version!r}; this Callboard reads version "
-                f"{STATE_VERSION}."
-            )
-        unknown = sorted(set(state["plugins"]) - set(self._board.members))
-        if unknown:
-            raise StateError(
-                f"The state holds plugins that are not active: {', '.join(unknown)}. "
-                "Add them, or take them out of state['plugins']."
-            )
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise StateError(f"The model does not fit this state: {error}") from error
-        if state["opt"] is not None:
-            if self.opt is None:
-                self.create_opt()
-            self.opt.load_state_dict(state["opt"])
-        position = state["loop"]
-        self.seed, self._fit_number = position["seed"], position["fit_number"]
-        self.epoch, self.iter = position["epoch"], position["iter"]
-        self.train_iter = position["train_iter"]
-        self.pct_train = position["pct_train"]
-        for key, plugin_state in state["plugins"].items():
-            self._board.members[key].plugin.load_state_dict(plugin_state)
-        for key, stream_state in state["streams"].items():
-            stream = self._streams.setdefault(key, RandomStream())
-            stream.set_state(stream_state)
+        state.restore(self, saved)
 
     def __repr__(self) -> str:
         names = ", ".join(self._board.members) or "none"
@@ -779,22 +650,6 @@ def _single(parts: Any) -> Any:
     return parts[0] if isinstance(parts, tuple | list) and len(parts) == 1 else parts
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cpu" and torch.backends.mps.is_available():
-            device = "mps"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise OptionError(f"device: {device!r} is no device of torch.") from error
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", torch.cuda.current_device())
-    if chosen.type == "mps" and chosen.index is None:
-        chosen = torch.device("mps", 0)
-    return chosen
-
-
 def _hashable(loader: Any) -> Any:
     try:
         hash(loader)
@@ -812,21 +667,3 @@ def _attach(plugin: object, learner: Learner | None) -> None:
 def _hold(plugin: object, learner: Learner | None) -> None:
     if isinstance(plugin, Callback):
         plugin._hold(learner)
-
-
-def _report_to(
-    reference: weakref.ref[Learner], member: ActivePlugin, event: str, error: Exception
-) -> None:
-    learner = reference()
-    if learner is not None:
-        learner._observer_failed(member, event, error)
-
-
-def _warn(message: str) -> None:
-    try:
-        warnings.warn(message, ObserverWarning, stacklevel=3)
-    except ObserverWarning as warning:
-        # Warnings may be errors here; an observer must not stop training even then.
-        import logging
-
-        logging.getLogger("callboard").error("%s", warning)

@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from callboard.errors import StateError
+
+if TYPE_CHECKING:
+    from callboard.learner import Learner
+
+STATE_VERSION = 1
 MASK = (1 << 63) - 1
 
 
@@ -124,3 +130,64 @@ class RunRecord:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for logs and JSON."""
         return asdict(self)
+
+
+def state_of(learner: Learner) -> dict[str, Any]:
+    """Model, optimizer, position and every plugin's state, as ``state_dict``."""
+    plugins = {}
+    for key, member in learner._board.members.items():
+        if hasattr(member.plugin, "state_dict"):
+            plugins[key] = member.plugin.state_dict()
+    return {
+        "version": STATE_VERSION,
+        "model": learner.model.state_dict(),
+        "opt": None if learner.opt is None else learner.opt.state_dict(),
+        "loop": {
+            "seed": learner.seed,
+            "fit_number": learner._fit_number,
+            "epoch": learner.epoch,
+            "iter": learner.iter,
+            "train_iter": learner.train_iter,
+            "pct_train": learner.pct_train,
+        },
+        "plugins": plugins,
+        "streams": {key: s.get_state() for key, s in learner._streams.items()},
+    }
+
+
+def restore(learner: Learner, state: Mapping[str, Any]) -> None:
+    """Take back what ``state_of`` returned.
+
+    Raises:
+    StateError: It is of another version, or a part does not fit.
+    """
+    version = state.get("version")
+    if version != STATE_VERSION:
+        raise StateError(
+            f"This state is of version {version!r}; this Callboard reads version "
+            f"{STATE_VERSION}."
+        )
+    unknown = sorted(set(state["plugins"]) - set(learner._board.members))
+    if unknown:
+        raise StateError(
+            f"The state holds plugins that are not active: {', '.join(unknown)}. "
+            "Add them, or take them out of state['plugins']."
+        )
+    try:
+        learner.model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise StateError(f"The model does not fit this state: {error}") from error
+    if state["opt"] is not None:
+        if learner.opt is None:
+            learner.create_opt()
+        learner.opt.load_state_dict(state["opt"])
+    position = state["loop"]
+    learner.seed, learner._fit_number = position["seed"], position["fit_number"]
+    learner.epoch, learner.iter = position["epoch"], position["iter"]
+    learner.train_iter = position["train_iter"]
+    learner.pct_train = position["pct_train"]
+    for key, plugin_state in state["plugins"].items():
+        learner._board.members[key].plugin.load_state_dict(plugin_state)
+    for key, stream_state in state["streams"].items():
+        stream = learner._streams.setdefault(key, RandomStream())
+        stream.set_state(stream_state)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import callboard
 from callboard import Callback, Learner
@@ -19,19 +20,24 @@ def batches(num_batches):
     return [(inputs, inputs.sum(1, keepdim=True))] * num_batches
 
 
-def bare_loop(num_batches):
+def loader(num_batches):
+    inputs = torch.randn(4 * num_batches, 4)
+    return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), 4)
+
+
+def bare_loop(num_batches, data=batches):
     model = nn.Linear(4, 1)
     opt = torch.optim.SGD(model.parameters(), lr=0.01)
-    for inputs, labels in batches(num_batches):
+    for inputs, labels in data(num_batches):
         loss = nn.functional.mse_loss(model(inputs), labels)
         loss.backward()
         opt.step()
         opt.zero_grad()
 
 
-def a_fit(num_batches, cbs=None):
+def a_fit(num_batches, cbs=None, data=batches):
     learner = Learner(
-        batches(num_batches),
+        data(num_batches),
         nn.Linear(4, 1),
         nn.functional.mse_loss,
         torch.optim.SGD,
@@ -62,8 +68,10 @@ class Changer(Callback):
         pass
 
 
-def test_the_core_alone_costs_at_most_eight_calls_a_step_and_touches_no_tensor():
-    cost = cost_per_step(a_fit) - cost_per_step(bare_loop)
+@pytest.mark.parametrize("data", [batches, loader])
+def test_the_core_alone_costs_at_most_eight_calls_a_step_and_touches_no_tensor(data):
+    ours = cost_per_step(lambda num_steps: a_fit(num_steps, data=data))
+    cost = ours - cost_per_step(lambda num_steps: bare_loop(num_steps, data))
 
     assert cost.python_calls <= 8
     assert cost.tensor_operations == 0
@@ -83,6 +91,11 @@ def test_a_further_observer_costs_one_call_for_each_event_that_it_implements():
     two = cost_per_step(lambda n: a_fit(n, [Watcher(), Watcher()]))
 
     assert (two - one).python_calls == pytest.approx(3, abs=0.01)
+
+
+class NoOp(Callback):
+    def after_batch(self):
+        pass
 
 
 class OneBatchPath(nn.Module):
@@ -107,8 +120,13 @@ class OneBatchPath(nn.Module):
         return self.inner(inputs)
 
 
-def test_one_batch_runs_at_most_40_lines_of_ours_in_at_most_4_frames():
-    model = OneBatchPath()
+@pytest.mark.parametrize("kind", ["a list", "a DataLoader"])
+def test_one_batch_runs_at_most_40_lines_of_ours_in_at_most_4_frames(kind):
+    model, data = OneBatchPath(), batches(6)
+    if kind == "a DataLoader":
+        inputs = torch.randn(24, 4)
+        dataset = TensorDataset(inputs, inputs.sum(1, keepdim=True))
+        data = DataLoader(dataset, 4, shuffle=True)
 
     def trace(frame, event, argument):
         if not frame.f_code.co_filename.startswith(CORE):
@@ -118,7 +136,7 @@ def test_one_batch_runs_at_most_40_lines_of_ours_in_at_most_4_frames():
         return trace
 
     learner = Learner(
-        batches(6), model, nn.functional.mse_loss, torch.optim.SGD, 0.01, cbs=[Changer]
+        data, model, nn.functional.mse_loss, torch.optim.SGD, 0.01, cbs=[NoOp]
     )
     before = sys.gettrace()
     sys.settrace(trace)

@@ -16,16 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callboard.errors import CallboardWarning, DataError, OptionError
-from callboard.state import MASK, derive_seed
+from callboard.keyed import MASK, STRIDE, can_be_keyed, keyed_twin
+from callboard.state import derive_seed
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
 
 Batches = Iterable[Any]
 LABEL_NAMES = ("labels", "label", "targets", "target", "y")
-# Odd, so that batch numbers below 2**32 give different low halves of a seed; Knuth's
-# multiplicative hash, The Art of Computer Programming vol. 3, section 6.4.
-STRIDE = 0x9E3779B97F4A7C15
 
 
 class DataLoaders:
@@ -132,20 +130,24 @@ def num_batches(loader: Batches) -> int | None:
 def batches(learner: Learner) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]]]:
     """Number, inputs and labels of every batch of ``learner.dl``, on the device.
 
-    The global random streams are set before the loader starts and before each batch is
-    used, from the Learner's seed and the position: what a plugin draws, or a validation
-    in between, moves no dropout mask and no shuffle.
+    The global random streams are set before the loader starts, before each batch is
+    built (``keyed.py``) and before it is used, from the Learner's seed and the
+    position: what a plugin draws moves no other batch, nor does a validation between.
 
     Raises:
         DataError: A training loader gives no batch at all.
     """
     phase = "train" if learner.training else learner.stage + "-valid"
-    base = derive_seed(learner.seed, learner._fit_number, learner.epoch, phase)
-    seed = _seeder(learner.device)
-    place = _Placement(learner)
-    seed(base)
+    where = (learner.seed, learner._fit_number, learner.epoch, phase)
+    base, seed = derive_seed(*where, "use"), _seeder(learner.device)
+    place, loader = _Placement(learner), learner.dl
+    if can_be_keyed(loader):
+        if loader not in learner._keyed_twins:
+            learner._keyed_twins[loader] = keyed_twin(loader)
+        loader = learner._keyed_twins[loader].started_from(derive_seed(*where, "build"))
+    seed(derive_seed(*where, "order"))
     index = -1
-    for index, batch in enumerate(learner.dl):
+    for index, batch in enumerate(loader):
         seed(base + (index + 1) * STRIDE & MASK)
         yield index, place(batch)
     if index < 0:
@@ -157,9 +159,11 @@ def _seeder(device: torch.device) -> Callable[[int], object]:
     """Sets the global random streams of the CPU and of the device."""
     # A generator's own manual_seed takes 2 microseconds, torch.manual_seed 300.
     seed_cpu: Callable[[int], object] = torch.default_generator.manual_seed
-    if device.type != "cuda":
+    if device.type not in ("cuda", "mps"):
         return seed_cpu
-    seed_gpu = torch.cuda.default_generators[device.index].manual_seed
+    seed_gpu: Callable[[int], object] = torch.mps.manual_seed
+    if device.type == "cuda":
+        seed_gpu = torch.cuda.default_generators[device.index].manual_seed
 
     def seed_both(seed: int) -> None:
         seed_cpu(seed)
@@ -199,21 +203,26 @@ class _Placement:
         everything = None if self.has_loss_func else sys.maxsize
         self.num_inputs = dls.num_inputs or everything
         self.labels = dls.labels
-        self.must_move = True
+        #: The type of batches that are on the device, inputs first and one label last.
+        self.plain_type: type | None = None
 
     def __call__(self, batch: Any) -> tuple[Any, tuple[Any, ...]]:
-        if self.must_move:
-            batch = self._move(batch)
+        if type(batch) is not self.plain_type:
+            return self._look_closer(batch)
+        # One element alone is an input.
+        return tuple(batch[:-1] or batch), tuple(batch[1:][-1:])
+
+    def _look_closer(self, batch: Any) -> tuple[Any, tuple[Any, ...]]:
+        device = self.learner.device
+        # Loaders make all batches where the first one is: mostly on the CPU.
+        is_moved = device.type != "cpu" or not _is_on(batch, device)
+        batch = to_device(batch, device)
         if not isinstance(batch, tuple | list):
             return self._split_other(batch)
+        if not is_moved and self.num_inputs is None:
+            self.plain_type = type(batch)
         num_inputs = self.num_inputs or len(batch) - 1 or 1
         return tuple(batch[:num_inputs]), tuple(batch[num_inputs:])
-
-    def _move(self, batch: Any) -> Any:
-        device = self.learner.device
-        # Loaders make their batches on the CPU, or all of them where the first one is.
-        self.must_move = device.type != "cpu" or not _is_on(batch, device)
-        return to_device(batch, device)
 
     def _split_other(self, batch: Any) -> tuple[Any, tuple[Any, ...]]:
         if isinstance(batch, Mapping):

@@ -31,6 +31,7 @@ from callboard.errors import (
     OptionError,
     suggestion,
 )
+from callboard.keyed import KeyedTwin
 from callboard.optim import Rate, Splitter
 from callboard.state import (
     RandomStream,
@@ -137,6 +138,8 @@ class Learner:
         self._streams: dict[str, RandomStream] = {}
         self._known_lengths: weakref.WeakKeyDictionary[Any, int]
         self._known_lengths = weakref.WeakKeyDictionary()
+        self._keyed_twins: weakref.WeakKeyDictionary[Any, KeyedTwin]
+        self._keyed_twins = weakref.WeakKeyDictionary()
         self._configuration = load_configuration()
         self._board = Board(faults.reporter(self))
         weakref.finalize(self, Board.clear, self._board)

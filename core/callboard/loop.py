@@ -156,7 +156,8 @@ def update(learner: Learner, plan: Plan) -> None:
     try:
         for call in plan.before_backward:
             call()
-        plan.do_backward() if plan.do_backward else backward(learner)
+        loss: Any = learner.loss if learner._loss_grad is None else learner._loss_grad
+        plan.do_backward() if plan.do_backward else loss.backward()
     except CancelBackwardException as cancel:
         learner._note_cancel(cancel)
         for call in plan.after_cancel_backward:
@@ -211,7 +212,7 @@ def predict(learner: Learner) -> Any:
 
 
 def backward(learner: Learner) -> None:
-    """The loop's own ``do_backward``."""
+    """The loop's own ``do_backward``, for where a plugin wraps it."""
     loss: Any = learner.loss if learner._loss_grad is None else learner._loss_grad
     loss.backward()
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from callboard.learner import Learner
 
 STATE_VERSION = 1
-MASK = (1 << 63) - 1
+MAX_SEED = (1 << 63) - 1
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -37,7 +37,7 @@ def derive_seed(*parts: int | str) -> int:
     """
     text = "\x1f".join(str(part) for part in parts)
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") & MASK
+    return int.from_bytes(digest, "little") & MAX_SEED
 
 
 class RandomStream(torch.Generator):

@@ -204,7 +204,7 @@ class _Placement:
         self.num_inputs = dls.num_inputs or everything
         self.labels = dls.labels
         #: The type of batches that are on the device, inputs first and one label last.
-        self.plain_type: type | None = None
+        self.plain_type: Any = None
 
     def __call__(self, batch: Any) -> tuple[Any, tuple[Any, ...]]:
         if type(batch) is not self.plain_type:

@@ -180,6 +180,7 @@ class Board(pluggy.PluginManager):
         self.members: dict[str, ActivePlugin] = {}
         self.running_order: Order = solve((), ())
         self._stand_ins: dict[str, StandIn] = {}
+        self._registered: list[StandIn] = []
         self._loops_own = _LoopsOwn()
         self._plans: dict[tuple[str, bool], Plan] = {}
         self._report = report
@@ -238,12 +239,23 @@ class Board(pluggy.PluginManager):
 
     def _impose(self, order: Order, stand_ins: dict[str, StandIn]) -> None:
         """Register in reverse: pluggy calls what was registered last first."""
-        for stand_in in self._stand_ins.values():
-            self.unregister(stand_in)
+        wanted = [stand_ins[key] for key in reversed(order.keys)]
+        still_wanted = set(wanted)
+        registered = [s for s in self._registered if s in still_wanted]
+        num_kept = 0
+        for one, other in zip(registered, wanted, strict=False):
+            if one is not other:
+                break
+            num_kept += 1
+        kept = set(wanted[:num_kept])
+        for stand_in in self._registered:
+            if stand_in not in kept:
+                self.unregister(stand_in)
         self.unregister(self._loops_own)
-        for key in reversed(order.keys):
-            self.register(stand_ins[key], key)
+        for stand_in in wanted[num_kept:]:
+            self.register(stand_in, stand_in.member.key)
         self.register(self._loops_own, LOOP_KEY)
+        self._registered = wanted
         self._stand_ins = stand_ins
 
     def _check_against_pluggy(
@@ -423,9 +435,9 @@ class Board(pluggy.PluginManager):
 
     def clear(self) -> None:
         """Let go of every plugin: a manager keeps itself alive in a cycle."""
-        for stand_in in self._stand_ins.values():
+        for stand_in in self._registered:
             self.unregister(stand_in)
-        self._stand_ins, self.members = {}, {}
+        self._registered, self._stand_ins, self.members = [], {}, {}
         self.forget_plans()
 
 

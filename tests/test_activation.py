@@ -314,7 +314,7 @@ def test_a_wrong_option_names_the_plugins_own(lamps):
 
     with (
         command_line(line),
-        pytest.raises(OptionError, match='brightness, colours.*mean "brightness"'),
+        pytest.raises(OptionError, match=r'brightness, colours.*mean "brightness"'),
     ):
         a_learner()
 

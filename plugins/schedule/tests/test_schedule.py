@@ -256,7 +256,7 @@ def test_two_schedules_of_one_hyper_parameter_are_refused():
     with pytest.raises(ActivationError, match="two schedules set lr"):
         fit_one_cycle(learner, 1)
 
-    assert [cb.name for cb in learner.cbs] == ["schedule"]
+    assert list(learner.cbs[ParamScheduler]) == [learner.schedule]
 
 
 def test_a_loader_without_a_length_is_told_of_and_moves_once_its_length_is_known():

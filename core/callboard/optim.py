@@ -99,6 +99,11 @@ def _spread_slice(value: slice, num_groups: int) -> list[float]:
     low = float(value.start)
     if num_groups == 1:
         return [high]
+    if low <= 0 or high <= 0:
+        raise OptionError(
+            f"slice({low:g}, {high:g}): both must be above 0, since the groups between "
+            "go from one to the other in equal ratios."
+        )
     ratio = (high / low) ** (1 / (num_groups - 1))
     return [low * ratio**i for i in range(num_groups)]
 
@@ -106,15 +111,18 @@ def _spread_slice(value: slice, num_groups: int) -> list[float]:
 def hypers(opt: Optimizer) -> tuple[str, ...]:
     """Names of the hyper-parameters that this optimizer has."""
     group = opt.param_groups[0]
-    named = [
-        name
-        for name, places in HYPERS.items()
-        if any(key in group for key, _ in places)
-    ]
+    named, keys = [], {"params"}
+    for name, places in HYPERS.items():
+        found = [key for key, _ in places if key in group]
+        if found:
+            named.append(name)
+            keys.update(found)
     others = [
         key
         for key, value in group.items()
-        if key != "params" and key not in named and isinstance(value, int | float)
+        if key not in keys
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
     ]
     return (*named, *others)
 

@@ -1,6 +1,6 @@
 """Schedule any hyper-parameter over a run: one-cycle, flat-cosine, warm restarts.
 
-Listens to  before_fit, before_batch
+Listens to  before_fit, before_train, before_batch, teardown
 Changes     hyper-parameters of the optimizer, before every training batch
 Source      Smith 2018, arXiv:1803.09820 (one-cycle); Loshchilov & Hutter 2017,
             arXiv:1608.03983 (SGDR); the functions and their names are fastai's
@@ -15,20 +15,28 @@ from __future__ import annotations
 import math
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import accumulate
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from callboard import Callback
 from callboard.errors import ActivationError, CallboardWarning, OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from torch.optim import Optimizer
 
     from callboard import Learner
+    from callboard.optim import Rate
 
 __all__ = [
+    "CombinedSchedule",
     "ParamScheduler",
+    "Piece",
     "SchedCos",
     "SchedExp",
     "SchedLin",
@@ -44,17 +52,22 @@ __all__ = [
 
 Value = float | tuple[float, ...]
 Endpoint = float | Sequence[float]
-Schedule = Callable[[float], Value]
+Schedule = Callable[[float], float | Sequence[float]]
+# Rounding that the shares of a combined schedule may be off by.
+TOLERANCE = 1e-6
+# Epoch 3 of 5 begins at 0.6, three shares of 0.2 end at 0.6000000000000001: without
+# slack the first batch of the epoch would get the last value of the piece before.
+SLACK = 1e-9
 
 
 def sched_lin(start: float, end: float, pct: float) -> float:
-    """A straight line from ``start`` to ``end``; ``pct`` from 0 to 1."""
-    return start + pct * (end - start)
+    """``start + (end - start) * pct``: the same step every time."""
+    return start + (end - start) * pct
 
 
 def sched_cos(start: float, end: float, pct: float) -> float:
-    """Half a cosine wave from ``start`` to ``end``."""
-    return start + (1 + math.cos(math.pi * (1 - pct))) * (end - start) / 2
+    """Half a cosine wave from ``start`` to ``end``: slow, fast, slow."""
+    return start + (end - start) * (1 - math.cos(math.pi * pct)) / 2
 
 
 def sched_no(start: float, end: float, pct: float) -> float:
@@ -63,113 +76,51 @@ def sched_no(start: float, end: float, pct: float) -> float:
 
 
 def sched_exp(start: float, end: float, pct: float) -> float:
-    """In equal ratios from ``start`` to ``end``."""
+    """``start * (end / start) ** pct``: the same factor every time."""
     return float(start * (end / start) ** pct)
 
 
-@dataclass(frozen=True)
-class _Annealer:
-    """A schedule between two values, or two values for each parameter group.
-
-    Its fields are plain data and a function of this module, so that it can be pickled
-    and compared.
-    """
-
-    function: Callable[[float, float, float], float]
-    start: Value
-    end: Value
-
-    def __call__(self, pct: float) -> Value:
-        if isinstance(self.start, tuple) and isinstance(self.end, tuple):
-            pairs = zip(self.start, self.end, strict=True)
-            return tuple(self.function(start, end, pct) for start, end in pairs)
-        return self.function(self.start, self.end, pct)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class _Polynomial:
+def sched_poly(start: float, end: float, pct: float, *, power: float) -> float:
     """``start + (end - start) * pct ** power``."""
-
-    power: float
-
-    def __call__(self, start: float, end: float, pct: float) -> float:
-        return float(start + (end - start) * pct**self.power)
-
-
-def _annealer(
-    function: Callable[[float, float, float], float], start: Endpoint, end: Endpoint
-) -> _Annealer:
-    first, last = _as_value(start), _as_value(end)
-    if isinstance(first, tuple) != isinstance(last, tuple):
-        first = first if isinstance(first, tuple) else (first,) * len(last)  # type: ignore[arg-type]
-        last = last if isinstance(last, tuple) else (last,) * len(first)
-    if isinstance(first, tuple) and len(first) != len(last):  # type: ignore[arg-type]
-        raise OptionError(
-            f"schedule: start has {len(first)} values and end {len(last)}; "  # type: ignore[arg-type]
-            "give one for each parameter group in both."
-        )
-    return _Annealer(function, first, last)
-
-
-def _as_value(endpoint: Endpoint) -> Value:
-    if isinstance(endpoint, int | float):
-        return float(endpoint)
-    try:
-        values = tuple(float(value) for value in endpoint)
-    except TypeError:
-        return float(endpoint)  # type: ignore[arg-type]
-    return values
+    return float(start + (end - start) * pct**power)
 
 
 def SchedLin(start: Endpoint, end: Endpoint) -> Schedule:
     """Linear from ``start`` to ``end``; numbers, or one for each parameter group."""
-    return _annealer(sched_lin, start, end)
+    return _curve("SchedLin", sched_lin, start, end)
 
 
 def SchedCos(start: Endpoint, end: Endpoint) -> Schedule:
     """Cosine from ``start`` to ``end``."""
-    return _annealer(sched_cos, start, end)
+    return _curve("SchedCos", sched_cos, start, end)
 
 
 def SchedNo(start: Endpoint, end: Endpoint) -> Schedule:
     """Constant at ``start``; ``end`` is there so that it can stand for the others."""
-    return _annealer(sched_no, start, end)
+    return _curve("SchedNo", sched_no, start, end)
 
 
 def SchedExp(start: Endpoint, end: Endpoint) -> Schedule:
     """Exponential from ``start`` to ``end``; both must be above 0."""
-    for value in (*_as_sequence(start), *_as_sequence(end)):
-        if value <= 0:
+    for pair in _paired("SchedExp", start, end):
+        if min(pair) <= 0:
             raise OptionError(
-                f"schedule: SchedExp needs values above 0, got {value:g}; use 1e-7 to "
-                "start from nearly nothing."
+                f"schedule: SchedExp needs values above 0, got {min(pair):g}; use 1e-7 "
+                "to start from nearly nothing."
             )
-    return _annealer(sched_exp, start, end)
+    return _curve("SchedExp", sched_exp, start, end)
 
 
-def SchedPoly(start: Endpoint, end: Endpoint, power: float) -> Schedule:
-    """Polynomial from ``start`` to ``end``: ``pct ** power`` of the way."""
-    return _annealer(_Polynomial(float(power)), start, end)
+def SchedPoly(start: Endpoint, end: Endpoint, power: float = 1.0) -> Schedule:
+    """Polynomial from ``start`` to ``end``: ``pct ** power`` of the way.
 
-
-def _as_sequence(endpoint: Endpoint) -> tuple[float, ...]:
-    value = _as_value(endpoint)
-    return value if isinstance(value, tuple) else (value,)
-
-
-@dataclass(frozen=True)
-class _Combined:
-    """Schedules one after the other, each over its share of the run."""
-
-    starts: tuple[float, ...]
-    shares: tuple[float, ...]
-    schedules: tuple[Schedule, ...]
-
-    def __call__(self, pct: float) -> Value:
-        index = max(0, bisect_right(self.starts, pct) - 1)
-        share = self.shares[index]
-        inside = (pct - self.starts[index]) / share if share else 1.0
-        return self.schedules[index](min(inside, 1.0))
+    Args:
+        start: A number, or one for each parameter group.
+        end: A number, or one for each parameter group.
+        power: Above 0; above 1 changes most at the end, below 1 at the start.
+    """
+    _check_above_zero("SchedPoly", power=power)
+    return _curve("SchedPoly", partial(sched_poly, power=power), start, end)
 
 
 def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedule:
@@ -182,31 +133,134 @@ def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedul
     Raises:
         OptionError: The shares do not add up to 1, or are not as many.
     """
-    shares = tuple(float(pct) for pct in pcts)
+    shares = [float(pct) for pct in pcts]
     if len(shares) != len(scheds) or not shares:
         raise OptionError(
             f"schedule: combine_scheds got {len(shares)} shares for {len(scheds)} "
             "schedules; give one for each."
         )
-    if any(share < 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+    if min(shares) < 0 or abs(math.fsum(shares) - 1) > TOLERANCE:
         raise OptionError(
-            f"schedule: the shares of combine_scheds must add up to 1, got "
-            f"{list(shares)} (sum {sum(shares):g})."
+            f"schedule: the shares of combine_scheds must add up to 1, got {shares} "
+            f"(sum {math.fsum(shares):g})."
         )
-    parts = [(s, f) for s, f in zip(shares, scheds, strict=True) if s > 0]
-    starts = [math.fsum(share for share, _ in parts[:n]) for n in range(len(parts))]
-    return _Combined(
-        tuple(starts), tuple(s for s, _ in parts), tuple(f for _, f in parts)
-    )
+    return CombinedSchedule(shares, scheds)
 
 
 def combined_cos(
     pct: float, start: Endpoint, middle: Endpoint, end: Endpoint
 ) -> Schedule:
     """Cosine from ``start`` to ``middle`` over ``pct`` of the run, then to ``end``."""
+    _check_share("combined_cos", "pct", pct)
     return combine_scheds(
         [pct, 1 - pct], [SchedCos(start, middle), SchedCos(middle, end)]
     )
+
+
+class Piece(NamedTuple):
+    """A part of training and the schedule that is followed in it.
+
+    Attributes:
+        first: Where it begins, as a share of the run.
+        length: What share of the run it lasts, above 0.
+        entered_at: From where on it is followed; by rounding, less than ``first``.
+        left_at: Where the next one is entered; infinity for the last.
+        schedule: A function of the share of the piece that is done.
+    """
+
+    first: float
+    length: float
+    entered_at: float
+    left_at: float
+    schedule: Schedule
+
+
+class CombinedSchedule:
+    """Schedules one after another; made by ``combine_scheds``.
+
+    Attributes:
+        pieces: What is followed when; a schedule with a share of 0 has none.
+    """
+
+    def __init__(self, shares: Sequence[float], scheds: Sequence[Schedule]) -> None:
+        parts = [(s, f) for s, f in zip(shares, scheds, strict=True) if s > 0]
+        firsts = [0.0, *accumulate(share for share, _ in parts)][:-1]
+        self._entries = [first - SLACK for first in firsts]
+        exits = [*self._entries[1:], math.inf]
+        self.pieces = [
+            Piece(first, share, entry, left, schedule)
+            for first, entry, left, (share, schedule) in zip(
+                firsts, self._entries, exits, parts, strict=True
+            )
+        ]
+
+    def piece_at(self, pct: float) -> Piece:
+        """The piece that is followed when this share of the run is done."""
+        return self.pieces[max(bisect_right(self._entries, pct) - 1, 0)]
+
+    def __call__(self, pct: float) -> float | Sequence[float]:
+        piece = self.piece_at(pct)
+        return piece.schedule(max((pct - piece.first) / piece.length, 0.0))
+
+
+def piece_at(schedule: Schedule, pct: float) -> Piece:
+    """The piece of a schedule that is followed when this share of the run is done."""
+    if isinstance(schedule, CombinedSchedule):
+        return schedule.piece_at(pct)
+    return Piece(0.0, 1.0, -math.inf, math.inf, schedule)
+
+
+def _curve(
+    owner: str, formula: Callable[[float, float, float], float], start: Any, end: Any
+) -> Schedule:
+    """A formula with its ends: one number, or one for each parameter group."""
+    curves = [partial(formula, *pair) for pair in _paired(owner, start, end)]
+    is_one_number = _is_number(start) and _is_number(end)
+    # Partials and not closures, so that schedules can be pickled.
+    return curves[0] if is_one_number else partial(_group_by_group, curves)
+
+
+def _group_by_group(
+    curves: Sequence[Callable[[float], float]], pct: float
+) -> tuple[float, ...]:
+    return tuple([curve(pct) for curve in curves])
+
+
+def _paired(owner: str, start: Any, end: Any) -> list[tuple[float, float]]:
+    starts, ends = _numbers(owner, "start", start), _numbers(owner, "end", end)
+    num_groups = max(len(starts), len(ends))
+    if _is_number(start):
+        starts *= num_groups
+    if _is_number(end):
+        ends *= num_groups
+    if len(starts) != len(ends):
+        raise OptionError(
+            f"schedule: {owner}: start has {len(starts)} values and end {len(ends)}; "
+            "give one for each parameter group in both, or a number for all."
+        )
+    return list(zip(starts, ends, strict=True))
+
+
+def _numbers(owner: str, option: str, value: Any) -> list[float]:
+    try:
+        if _is_number(value):
+            return [float(value)]
+        numbers = [float(number) for number in value if _is_number(number)]
+        if numbers and len(numbers) == len(value):
+            return numbers
+    except TypeError:
+        pass
+    is_slice = isinstance(value, slice)
+    hint = " callboard.optim.spread makes numbers of a slice." if is_slice else ""
+    raise OptionError(
+        f"schedule: {owner}: {option} must be a number, or one for each parameter "
+        f"group, got {value!r}.{hint}"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this is one number; arrays and tensors without a dimension are."""
+    return isinstance(value, Real) or getattr(value, "ndim", None) == 0
 
 
 class ParamScheduler(Callback):
@@ -228,35 +282,21 @@ class ParamScheduler(Callback):
     stages = ("fit",)
     run_valid = False
 
-    def __init__(self, scheds: Mapping[str, Schedule]) -> None:
-        is_mapping = isinstance(scheds, Mapping) and bool(scheds)
-        if not is_mapping or not all(callable(s) for s in scheds.values()):
-            raise OptionError(
-                "schedule: scheds must map hyper-parameters to functions, as "
-                f'{{"lr": SchedCos(1e-2, 1e-5)}}, got {scheds!r}. From the command '
-                "line use --schedule one-cycle, flat-cos or sgdr."
-            )
-        self.scheds = dict(scheds)
+    def __init__(self, scheds: Mapping[str, Schedule] | None = None) -> None:
+        # Not required, so that who asks for it by name gets a message that helps.
+        self.scheds = _checked(scheds)
+        self._opt: Optimizer | None = None
+        self._num_groups = 0
+        self._targets: list[Target] = []
+        self._has_warned = False
 
     def before_fit(self) -> None:
-        from callboard.optim import locate_hyper
+        self._has_warned = False
+        self._aim()
 
-        opt = self.learn.opt
-        self._refuse_rivals()
-        self._scheduled_opt = opt
-        self._places = [
-            (schedule, *locate_hyper(opt, hyper))
-            for hyper, schedule in self.scheds.items()
-        ]
-        for hyper, schedule in self.scheds.items():
-            values = schedule(0.0)
-            num_groups = len(opt.param_groups)
-            if isinstance(values, tuple | list) and len(values) != num_groups:
-                raise OptionError(
-                    f"schedule: {hyper} has {len(values)} values for {num_groups} "
-                    "parameter groups."
-                )
-        if _length(self.learn.dls.train) is None:
+    def before_train(self) -> None:
+        if self.learn.n_iter is None and not self._has_warned:
+            self._has_warned = True
             warnings.warn(
                 "schedule: the training loader has no length, so the schedule moves "
                 "once an epoch until the first epoch has shown how long one is.",
@@ -264,50 +304,136 @@ class ParamScheduler(Callback):
                 stacklevel=2,
             )
 
-    def _refuse_rivals(self) -> None:
-        for other in self.learn.cbs:
-            if isinstance(other, ParamScheduler) and other is not self and other.run:
-                both = sorted(set(self.scheds) & set(other.scheds))
-                if both:
-                    raise ActivationError(
-                        f"schedule: two schedules set {', '.join(both)}, and the one "
-                        "that runs later would win. Remove one of them."
-                    )
-
     def before_batch(self) -> None:
+        # Written out: whatever is called here is called for every batch.
         learner = self.learn
-        if learner.opt is not self._scheduled_opt:
-            self.before_fit()
-        pct, groups = learner.pct_train, learner.opt.param_groups
-        for schedule, key, place in self._places:
-            values = schedule(pct)
-            if not isinstance(values, tuple | list):
-                values = (values,) * len(groups)
-            for group, value in zip(groups, values, strict=True):
-                if place is None and isinstance(group[key], float | int):
-                    group[key] = value
+        groups = learner.opt.param_groups
+        if learner.opt is not self._opt or len(groups) != self._num_groups:
+            self._aim()
+        pct = min(learner.pct_train, 1.0)
+        for target in self._targets:
+            piece, key, place = target.piece, target.key, target.place
+            if not piece.entered_at <= pct < piece.left_at:
+                piece = target.piece = piece_at(target.schedule, pct)
+            value = piece.schedule(max((pct - piece.first) / piece.length, 0.0))
+            if isinstance(value, float | int):
+                value = (value,) * len(groups)
+            for group, number in zip(groups, value, strict=True):
+                kept = group[key]
+                if place is not None:
+                    group[key] = (*kept[:place], float(number), *kept[place + 1 :])
+                elif isinstance(kept, float | int):
+                    group[key] = float(number)
                 else:
-                    _set_inside(group, key, place, value)
+                    kept.fill_(number)  # capturable optimizers keep lr on the device
+
+    def teardown(self) -> None:
+        self._opt, self._targets = None, []
 
     def plot(self, *, num_points: int = 200) -> Axes:
         """Draw the schedules over the run."""
         return plot_schedule(self.scheds, num_points=num_points)
 
+    def _aim(self) -> None:
+        """Find where this optimizer keeps what is scheduled.
 
-def _set_inside(
-    group: dict[str, Any], key: str, place: int | None, value: float
-) -> None:
-    if place is None:
-        group[key].fill_(value)  # capturable optimizers keep lr on the device
-    else:
-        group[key] = (*group[key][:place], value, *group[key][place + 1 :])
+        Raises:
+            OptionError: It has no such hyper-parameter, or a schedule returns what it
+                cannot take.
+            ActivationError: Another scheduler would set the same one.
+        """
+        opt, pct = self.learn.opt, min(self.learn.pct_train, 1.0)
+        self._targets = [aim(name, f, opt, pct) for name, f in self.scheds.items()]
+        self._opt, self._num_groups = opt, len(opt.param_groups)
+        self._check_doubles()
+        self._check_rivals()
+
+    def _check_doubles(self) -> None:
+        names: dict[tuple[str, int | None], str] = {}
+        for target in self._targets:
+            other = names.setdefault((target.key, target.place), target.name)
+            if other != target.name:
+                raise OptionError(
+                    f"schedule: {other!r} and {target.name!r} are the same "
+                    f"hyper-parameter of {type(self._opt).__name__}; schedule one of "
+                    "them."
+                )
+
+    def _check_rivals(self) -> None:
+        active = self.learn.cbs
+        keys = dict(zip(map(id, active), active.keys(), strict=True))
+        for rival in active[ParamScheduler]:
+            if rival is self or not rival.run:
+                continue
+            theirs = {(target.key, target.place) for target in rival._targets}
+            ours = [t.name for t in self._targets if (t.key, t.place) in theirs]
+            if ours:
+                raise ActivationError(
+                    f"schedule: two schedules set {', '.join(ours)}, "
+                    f"{keys[id(self)]!r} and {keys[id(rival)]!r}, and the one that "
+                    "runs later would win. Remove one of them, as in "
+                    f"learner.remove_cb({keys[id(rival)]!r}); fit_one_cycle, "
+                    "fit_flat_cos and fit_sgdr bring one of their own."
+                )
 
 
-def _length(loader: Any) -> int | None:
+@dataclass
+class Target:
+    """One hyper-parameter of an optimizer, and the piece of its schedule that holds.
+
+    Attributes:
+        name: What it is called here.
+        schedule: The whole of its schedule.
+        piece: The piece that is followed at the moment.
+        key: What it is called in the optimizer's parameter groups.
+        place: Its place where the key holds several numbers, else None.
+    """
+
+    name: str
+    schedule: Schedule
+    piece: Piece
+    key: str
+    place: int | None
+
+
+def aim(name: str, schedule: Schedule, opt: Optimizer, pct: float) -> Target:
+    """Find where an optimizer keeps a hyper-parameter, and try the schedule on it.
+
+    Raises:
+        OptionError: It has none of that name, or the schedule returns what it cannot
+            take.
+    """
+    from callboard.optim import hypers, locate_hyper, spread
+
     try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return None
+        key, place = locate_hyper(opt, name)
+    except OptionError as error:
+        raise OptionError(f"schedule: {error}") from None
+    kept = opt.param_groups[0][key]
+    if place is None and (isinstance(kept, bool) or not _is_number(kept)):
+        raise OptionError(
+            f"schedule: {name!r} of {type(opt).__name__} is {kept!r}, which is no "
+            f"number; it has {', '.join(hypers(opt))}."
+        )
+    value: Any = schedule(pct)
+    try:
+        spread(value, len(opt.param_groups))
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"schedule: the schedule of {name!r} returned {value!r}: {error}"
+        ) from None
+    return Target(name, schedule, piece_at(schedule, pct), key, place)
+
+
+def _checked(scheds: Any) -> dict[str, Schedule]:
+    is_mapping = isinstance(scheds, Mapping) and bool(scheds)
+    if not is_mapping or not all(callable(s) for s in scheds.values()):
+        raise OptionError(
+            "schedule: scheds must map hyper-parameters to functions, as "
+            f'{{"lr": SchedCos(1e-2, 1e-5)}}, got {scheds!r}. From the command '
+            "line use --schedule one-cycle or --schedule flat-cos."
+        )
+    return dict(scheds)
 
 
 def plot_schedule(
@@ -320,93 +446,63 @@ def plot_schedule(
 
     Args:
         scheds: A schedule, or hyper-parameter -> schedule.
-        num_points: Points of each line.
+        num_points: Points of each line, at least 2.
         ax: Where to draw a single one. Default: a new figure.
+
+    Raises:
+        OptionError: One axes was given for several schedules, or too few points.
     """
-    from matplotlib import pyplot as plt
-
     named = scheds if isinstance(scheds, Mapping) else {"value": scheds}
-    if ax is None or len(named) > 1:
-        _, axes = plt.subplots(
-            1, len(named), figsize=(5 * len(named), 3.2), squeeze=False, layout="tight"
+    if ax is not None and len(named) > 1:
+        raise OptionError(
+            f"schedule: ax is one axes, for {len(named)} schedules "
+            f"({', '.join(named)}); leave it out, or draw them one by one."
         )
-        row = list(axes[0])
-    else:
-        row = [ax]
-    points = [n / (num_points - 1) for n in range(num_points)]
+    if num_points < 2:
+        message = f"schedule: num_points must be at least 2, got {num_points!r}."
+        raise OptionError(message)
+    row = _new_axes(len(named)) if ax is None else [ax]
     for axis, (hyper, schedule) in zip(row, named.items(), strict=True):
-        axis.plot(points, [schedule(pct) for pct in points])
-        axis.set(xlabel="share of the run", ylabel=hyper)
-        axis.grid(alpha=0.3)
-    first: Axes = row[0]
-    return first
+        _draw(hyper, schedule, num_points, axis)
+    return row[0]
 
 
-def _groups_of(learner: Learner) -> int:
-    if learner.opt is None:
-        learner.create_opt()
-    return len(learner.opt.param_groups)
-
-
-def _rates(learner: Learner, lr: Any) -> tuple[float, ...]:
-    from callboard.optim import spread
-
-    return tuple(spread(learner.lr if lr is None else lr, _groups_of(learner)))
-
-
-def _divided(rates: tuple[float, ...], divisor: float) -> Endpoint:
-    return _plain(tuple(rate / divisor for rate in rates))
-
-
-def _plain(rates: tuple[float, ...]) -> Endpoint:
-    """A number for one parameter group: it costs fewer calls a step than a tuple."""
-    return rates[0] if len(rates) == 1 else rates
-
-
-def _fit(
-    learner: Learner,
-    n_epoch: int,
-    lr: tuple[float, ...],
-    scheds: dict[str, Schedule],
-    *,
-    wd: float | None,
-    cbs: Any,
-    start_epoch: int,
-    reset_opt: bool,
-) -> None:
-    from callboard.optim import hypers, set_hyper
-
-    if reset_opt:
-        learner.create_opt()
-    if wd is not None:
-        set_hyper(learner.opt, "wd", wd)
-    missing = [hyper for hyper in scheds if hyper not in hypers(learner.opt)]
-    for hyper in missing:
-        warnings.warn(
-            f"schedule: {type(learner.opt).__name__} has no {hyper!r}, so it is not "
-            "scheduled; the rest is.",
-            CallboardWarning,
-            stacklevel=3,
+def _new_axes(count: int) -> list[Axes]:
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError as error:
+        error.add_note(
+            "callboard: drawing a schedule needs matplotlib: "
+            'python -m pip install "callboard-schedule[plot]"'
         )
-        del scheds[hyper]
-    given = list(cbs) if isinstance(cbs, list | tuple) else [cbs] if cbs else []
-    learner.fit(
-        n_epoch,
-        list(lr),
-        cbs=[*given, ParamScheduler(scheds)],
-        start_epoch=start_epoch,
+        raise
+    _, axes = plt.subplots(
+        1, count, figsize=(5 * count, 3.2), squeeze=False, layout="tight"
     )
+    return list(axes[0])
+
+
+def _draw(hyper: str, schedule: Schedule, num_points: int, axis: Axes) -> None:
+    points = [number / (num_points - 1) for number in range(num_points)]
+    values: Any = [schedule(pct) for pct in points]
+    lines = axis.plot(points, values)
+    if len(lines) > 1:
+        labels = [f"group {number}" for number, _ in enumerate(lines, 1)]
+        labels[0], labels[-1] = f"{labels[0]} (first)", f"{labels[-1]} (last)"
+        axis.legend(lines, labels, frameon=False)
+    axis.set(xlabel="share of the run", ylabel=hyper)
+    axis.grid(alpha=0.3)
 
 
 def fit_one_cycle(
     learner: Learner,
     n_epoch: int,
-    lr_max: Any = None,
+    lr_max: Rate | None = None,
     div: float = 25.0,
     div_final: float = 1e5,
     pct_start: float = 0.25,
-    wd: float | None = None,
-    moms: tuple[float, float, float] | None = (0.95, 0.85, 0.95),
+    wd: Endpoint | None = None,
+    moms: Sequence[float] | None = (0.95, 0.85, 0.95),
     cbs: Any = None,
     reset_opt: bool = False,
     start_epoch: int = 0,
@@ -421,40 +517,32 @@ def fit_one_cycle(
         div: The rate starts at ``lr_max / div``.
         div_final: It ends at ``lr_max / div_final``.
         pct_start: Share of the run in which it goes up, from 0 to 1.
-        wd: Weight decay of this run.
+        wd: Weight decay of this run, and of later ones; a number, or one per parameter
+            group.
         moms: Momentum at the start, at the highest rate and at the end; None leaves it.
+            An optimizer that has none is left without, with a warning.
         cbs: Callbacks that take part in this fit only.
         reset_opt: Make a new optimizer.
         start_epoch: First epoch to run; the schedule goes on as if it had run before.
     """
     _check_share("fit_one_cycle", "pct_start", pct_start)
     _check_above_zero("fit_one_cycle", div=div, div_final=div_final)
-    rates = _rates(learner, lr_max)
+    _prepare("fit_one_cycle", learner, wd, reset_opt)
+    rates = _rates("fit_one_cycle", learner, lr_max)
     low, end = _divided(rates, div), _divided(rates, div_final)
-    scheds: dict[str, Schedule] = {
-        "lr": combined_cos(pct_start, low, _plain(rates), end)
-    }
-    if moms is not None:
-        scheds["mom"] = combined_cos(pct_start, *moms)
-    _fit(
-        learner,
-        n_epoch,
-        rates,
-        scheds,
-        wd=wd,
-        cbs=cbs,
-        start_epoch=start_epoch,
-        reset_opt=reset_opt,
-    )
+    scheds = {"lr": combined_cos(pct_start, low, rates, end)}
+    if moms is not None and _can_cycle_momentum(learner.opt):
+        scheds["mom"] = combined_cos(pct_start, *_three(moms))
+    _fit(learner, n_epoch, rates, scheds, cbs, start_epoch)
 
 
 def fit_flat_cos(
     learner: Learner,
     n_epoch: int,
-    lr: Any = None,
+    lr: Rate | None = None,
     div_final: float = 1e5,
     pct_start: float = 0.75,
-    wd: float | None = None,
+    wd: Endpoint | None = None,
     cbs: Any = None,
     reset_opt: bool = False,
     start_epoch: int = 0,
@@ -465,41 +553,32 @@ def fit_flat_cos(
         learner: What is trained.
         n_epoch: Number of epochs.
         lr: The flat learning rate; a number, one per parameter group, or a slice.
+            Default: the Learner's.
         div_final: It ends at ``lr / div_final``.
         pct_start: Share of the run at the flat rate, from 0 to 1.
-        wd: Weight decay of this run.
+        wd: Weight decay of this run, and of later ones.
         cbs: Callbacks that take part in this fit only.
         reset_opt: Make a new optimizer.
         start_epoch: First epoch to run; the schedule goes on as if it had run before.
     """
     _check_share("fit_flat_cos", "pct_start", pct_start)
     _check_above_zero("fit_flat_cos", div_final=div_final)
-    rates = _rates(learner, lr)
-    flat, end = _plain(rates), _divided(rates, div_final)
-    schedule = combine_scheds(
-        [pct_start, 1 - pct_start], [SchedNo(flat, flat), SchedCos(flat, end)]
-    )
-    _fit(
-        learner,
-        n_epoch,
-        rates,
-        {"lr": schedule},
-        wd=wd,
-        cbs=cbs,
-        start_epoch=start_epoch,
-        reset_opt=reset_opt,
-    )
+    _prepare("fit_flat_cos", learner, wd, reset_opt)
+    rates = _rates("fit_flat_cos", learner, lr)
+    flat, fall = SchedNo(rates, rates), SchedCos(rates, _divided(rates, div_final))
+    scheds = {"lr": combine_scheds([pct_start, 1 - pct_start], [flat, fall])}
+    _fit(learner, n_epoch, rates, scheds, cbs, start_epoch)
 
 
 def fit_sgdr(
     learner: Learner,
     n_cycles: int,
     cycle_len: int = 1,
-    lr_max: Any = None,
+    lr_max: Rate | None = None,
     cycle_mult: int = 2,
     cbs: Any = None,
     reset_opt: bool = False,
-    wd: float | None = None,
+    wd: Endpoint | None = None,
     start_epoch: int = 0,
 ) -> None:
     """Train with warm restarts: cosine cycles, each ``cycle_mult`` times longer.
@@ -509,50 +588,125 @@ def fit_sgdr(
         n_cycles: Number of cycles.
         cycle_len: Epochs of the first cycle.
         lr_max: Rate at the start of every cycle; it falls to 0 along a cosine.
+            Default: the Learner's.
         cycle_mult: How many times longer each cycle is than the one before.
         cbs: Callbacks that take part in this fit only.
         reset_opt: Make a new optimizer.
-        wd: Weight decay of this run.
-        start_epoch: First epoch to run.
+        wd: Weight decay of this run, and of later ones.
+        start_epoch: First epoch to run; the schedule goes on as if it had run before.
     """
-    for name, value in (
-        ("n_cycles", n_cycles),
-        ("cycle_len", cycle_len),
-        ("cycle_mult", cycle_mult),
-    ):
-        if not isinstance(value, int) or value < 1:
+    counts = {"n_cycles": n_cycles, "cycle_len": cycle_len, "cycle_mult": cycle_mult}
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             message = f"schedule: fit_sgdr: {name} must be 1 or more, got {value!r}."
             raise OptionError(message)
-    rates = _rates(learner, lr_max)
+    _prepare("fit_sgdr", learner, wd, reset_opt)
+    rates = _rates("fit_sgdr", learner, lr_max)
     lengths = [cycle_len * cycle_mult**cycle for cycle in range(n_cycles)]
     n_epoch = sum(lengths)
-    schedule = combine_scheds(
-        [length / n_epoch for length in lengths],
-        [SchedCos(_plain(rates), 0.0) for _ in lengths],
+    shares = [length / n_epoch for length in lengths]
+    scheds = {"lr": combine_scheds(shares, [SchedCos(rates, 0.0)] * n_cycles)}
+    _fit(learner, n_epoch, rates, scheds, cbs, start_epoch)
+
+
+def _prepare(
+    method: str, learner: Learner, wd: Endpoint | None, reset_opt: bool
+) -> None:
+    """Have an optimizer, with the weight decay of this run."""
+    from callboard.optim import set_hyper
+
+    if reset_opt or learner.opt is None:
+        learner.create_opt()
+    if wd is not None:
+        with _named(method, "wd"):
+            set_hyper(learner.opt, "wd", wd)
+
+
+def _rates(method: str, learner: Learner, lr: Rate | None) -> Value:
+    """The learning rates of the parameter groups; a number where they are all one."""
+    from callboard.optim import spread
+
+    with _named(method, "learning rate"):
+        given = learner.lr if lr is None else lr
+        rates = spread(given, len(learner.opt.param_groups))
+        if min(rates) < 0:
+            raise OptionError(f"must not be negative, got {given!r}.")
+    return rates[0] if len(set(rates)) == 1 else tuple(rates)
+
+
+@contextmanager
+def _named(method: str, option: str) -> Iterator[None]:
+    """Say whose option it is that cannot be used."""
+    try:
+        yield
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise OptionError(f"schedule: {method}: {option}: {error}") from None
+
+
+def _divided(rates: Value, divisor: float) -> Value:
+    if isinstance(rates, tuple):
+        return tuple(rate / divisor for rate in rates)
+    return rates / divisor
+
+
+def _three(moms: Any) -> tuple[float, float, float]:
+    with _named("fit_one_cycle", "moms must be three numbers"):
+        first, middle, last = (float(momentum) for momentum in moms)
+    return first, middle, last
+
+
+def _can_cycle_momentum(opt: Optimizer) -> bool:
+    """Whether the optimizer has momentum; says so where it has not."""
+    from torch.optim import RMSprop
+
+    from callboard.optim import get_hyper, hypers
+
+    if "mom" not in hypers(opt):
+        why = f"{type(opt).__name__} has no 'mom'"
+    elif isinstance(opt, RMSprop) and not any(get_hyper(opt, "mom")):
+        # RMSprop makes room for momentum at its first step only, and only where it is
+        # above 0: turned on later it is a KeyError.
+        why = "the momentum of RMSprop is off; give it one when it is made"
+    else:
+        return True
+    warnings.warn(
+        f"schedule: {why}, so it is not scheduled; the rest is.",
+        CallboardWarning,
+        stacklevel=3,
     )
-    _fit(
-        learner,
-        n_epoch,
-        rates,
-        {"lr": schedule},
-        wd=wd,
-        cbs=cbs,
-        start_epoch=start_epoch,
-        reset_opt=reset_opt,
-    )
+    return False
+
+
+def _fit(
+    learner: Learner,
+    n_epoch: int,
+    rates: Value,
+    scheds: dict[str, Schedule],
+    cbs: Any,
+    start_epoch: int,
+) -> None:
+    scheduler = ParamScheduler(scheds)
+    with learner.added_cbs(scheduler):
+        if scheduler not in learner.cbs:
+            raise ActivationError(
+                "schedule is disabled, so nothing would set the learning rate. "
+                "`callboard plugins list` says what disabled it; learner.fit trains "
+                "at one rate."
+            )
+        learner.fit(n_epoch, rates, cbs=cbs, start_epoch=start_epoch)
 
 
 def _check_share(method: str, name: str, value: float) -> None:
-    if not 0 <= value <= 1:
+    if not _is_number(value) or not 0 <= value <= 1:
         raise OptionError(
             f"schedule: {method}: {name} is a share of the run, from 0 to 1, got "
             f"{value!r}; 0.25 is usual."
         )
 
 
-def _check_above_zero(method: str, **values: float) -> None:
+def _check_above_zero(owner: str, **values: float) -> None:
     for name, value in values.items():
-        if not value > 0:
+        if not _is_number(value) or not value > 0:
             raise OptionError(
-                f"schedule: {method}: {name} must be above 0, got {value!r}."
+                f"schedule: {owner}: {name} must be above 0, got {value!r}."
             )

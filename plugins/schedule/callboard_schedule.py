@@ -531,8 +531,9 @@ def fit_one_cycle(
     rates = _rates("fit_one_cycle", learner, lr_max)
     low, end = _divided(rates, div), _divided(rates, div_final)
     scheds = {"lr": combined_cos(pct_start, low, rates, end)}
-    if moms is not None and _can_cycle_momentum(learner.opt):
-        scheds["mom"] = combined_cos(pct_start, *_three(moms))
+    if moms is not None:
+        mom = combined_cos(pct_start, *_three(moms))
+        scheds |= {"mom": mom} if _can_cycle_momentum(learner.opt) else {}
     _fit(learner, n_epoch, rates, scheds, cbs, start_epoch)
 
 
@@ -656,21 +657,16 @@ def _three(moms: Any) -> tuple[float, float, float]:
 
 
 def _can_cycle_momentum(opt: Optimizer) -> bool:
-    """Whether the optimizer has momentum; says so where it has not."""
-    from torch.optim import RMSprop
-
+    """Whether the optimizer has momentum that is on; says so where it has none."""
     from callboard.optim import get_hyper, hypers
 
-    if "mom" not in hypers(opt):
-        why = f"{type(opt).__name__} has no 'mom'"
-    elif isinstance(opt, RMSprop) and not any(get_hyper(opt, "mom")):
-        # RMSprop makes room for momentum at its first step only, and only where it is
-        # above 0: turned on later it is a KeyError.
-        why = "the momentum of RMSprop is off; give it one when it is made"
-    else:
-        return True
+    if "mom" in hypers(opt):
+        # Momentum that was left at 0 stays there: turned on, it would be another
+        # optimizer, and a slower one; RMSprop would even lack the buffer for it.
+        return any(get_hyper(opt, "mom"))
     warnings.warn(
-        f"schedule: {why}, so it is not scheduled; the rest is.",
+        f"schedule: {type(opt).__name__} has no 'mom', so it is not scheduled; the "
+        "rest is.",
         CallboardWarning,
         stacklevel=3,
     )

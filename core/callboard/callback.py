@@ -49,12 +49,12 @@ EVENT_PREFIXES = ("before_", "after_", "do_", "on_")
 
 LEARNER_ATTRIBUTES = (
     *("dls", "model", "loss_func", "opt_func", "lr", "metrics", "splitter", "path"),
-    *("device", "seed", "opt", "cbs", "stage", "training", "epoch", "n_epoch", "iter"),
-    *("n_iter", "train_iter", "pct_train", "dl", "xb", "yb", "x", "y", "pred", "loss"),
-    *("loss_grad", "results", "record", "stop_reason", "plan"),
+    *("device", "seed", "train_bn", "opt", "cbs", "stage", "training", "epoch"),
+    *("n_epoch", "iter", "n_iter", "train_iter", "pct_train", "dl", "xb", "yb", "x"),
+    *("y", "pred", "loss", "loss_grad", "results", "record", "stop_reason", "plan"),
     *("fit", "validate", "add_cb", "add_cbs", "remove_cb", "remove_cbs", "added_cbs"),
     *("removed_cbs", "stop", "freeze", "freeze_to", "unfreeze", "create_opt"),
-    *("show_training_loop", "evaluating"),
+    *("show_training_loop", "evaluating", "run_validation"),
 )
 
 
@@ -127,13 +127,13 @@ class _Switch:
         callback.__dict__[self.name] = bool(value)
         learner = callback.learn
         if learner is not None:
-            learner._switched(callback)
+            learner._plan_anew()
 
     def __delete__(self, callback: Callback) -> None:
         callback.__dict__.pop(self.name, None)
         learner = callback.learn
         if learner is not None:
-            learner._switched(callback)
+            learner._plan_anew()
 
 
 class Callback:
@@ -223,6 +223,11 @@ class Callback:
         for name in self._switches:
             vars(self).pop(name, None)
         vars(self).update(values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy belongs to no Learner.
+        mine = ("learn", "_learn_ref", "rng")
+        return {name: v for name, v in vars(self).items() if name not in mine}
 
     @cached_property
     def rng(self) -> RandomStream:
@@ -319,7 +324,12 @@ def check_signature(
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p for p in parameters if p.kind <= p.POSITIONAL_OR_KEYWORD]
     named = [p for p in parameters if p.kind == p.KEYWORD_ONLY]
-    for parameter in [*positional[1 if skip_first else 0 :], *named]:
+    for parameter in named:
+        raise HookSignatureError(
+            f"{where} takes {parameter.name!r} by keyword only; events are given by "
+            "position: write it without the `*`."
+        )
+    for parameter in positional[1 if skip_first else 0 :]:
         if parameter.name not in offered:
             has = " and ".join(repr(name) for name in offered)
             raise HookSignatureError(

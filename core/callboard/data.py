@@ -16,7 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callboard.errors import CallboardWarning, DataError, OptionError
-from callboard.keyed import MASK, STRIDE, can_be_keyed, keyed_twin
+from callboard.keyed import (
+    MASK,
+    STRIDE,
+    can_be_keyed,
+    keyed_generators,
+    keyed_twin,
+)
 from callboard.state import derive_seed
 
 if TYPE_CHECKING:
@@ -145,11 +151,13 @@ def batches(learner: Learner) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]
         if loader not in learner._keyed_twins:
             learner._keyed_twins[loader] = keyed_twin(loader)
         loader = learner._keyed_twins[loader].started_from(derive_seed(*where, "build"))
-    seed(derive_seed(*where, "order"))
+    order = derive_seed(*where, "order")
+    seed(order)
     index = -1
-    for index, batch in enumerate(loader):
-        seed(base + (index + 1) * STRIDE & MASK)
-        yield index, place(batch)
+    with keyed_generators(learner.dl, order):
+        for index, batch in enumerate(loader):
+            seed(base + (index + 1) * STRIDE & MASK)
+            yield index, place(batch)
     if index < 0:
         _complain_of_no_batches(learner)
     learner._saw_batches(index + 1)

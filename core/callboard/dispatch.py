@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import pluggy
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from callboard.learner import Learner
 
 Report = Callable[[ActivePlugin, str, Exception], None]
+IsOn = Callable[[ActivePlugin], bool]
 LOOP_KEY = "the loop"
 SPAN_DEFAULTS: Mapping[str, Callable[[Learner], None]] = {
     "do_epoch": loop.epoch,
@@ -52,6 +54,28 @@ def skip() -> None:
     """Stand in a running plan for a plugin that was just switched off."""
 
 
+class Calls(list[Call]):
+    """The calls of one event, and whose each of them is.
+
+    A list that is being run through outlives the plan that it came from, so it is the
+    list that must know whom to take out when a plugin leaves in mid-event.
+    """
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __init__(self, event: str, stage: str, *, training: bool) -> None:
+        super().__init__()
+        self.event = event
+        self.stage = stage
+        self.training = training
+        self.owners: list[ActivePlugin | None] = []
+
+    def add(self, call: Call, owner: ActivePlugin | None) -> None:
+        """Append a call; the loop's own work has no owner."""
+        self.append(call)
+        self.owners.append(owner)
+
+
 class Plan:
     """The calls of every event for one stage and phase; names are the events'.
 
@@ -59,11 +83,9 @@ class Plan:
     call, or None where the loop does its own work.
     """
 
-    __slots__ = ("owners", *EVENTS)
+    __slots__ = tuple(EVENTS)
 
     def __init__(self) -> None:
-        #: (list, index, plugin) of every single call, to silence a plugin at once.
-        self.owners: list[tuple[list[Call], int, ActivePlugin]] = []
         for name, event in EVENTS.items():
             setattr(self, name, [] if event.kind == "event" else None)
 
@@ -72,25 +94,22 @@ class Plan:
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
 
-    def silence(self, plugin: object) -> None:
-        """Take a plugin out of events that may be firing at this moment."""
-        for calls, index, member in self.owners:
-            if member.plugin is plugin:
-                calls[index] = skip
-
 
 class StandIn:
     """What pluggy sees of one active plugin: its hookimpls and nothing else."""
 
-    def __init__(self, member: ActivePlugin, report: Report) -> None:
+    def __init__(self, member: ActivePlugin, report: Report, is_on: IsOn) -> None:
         self.member = member
         self.hookimpls = {
             f"{impl.event}__{number}": impl
             for number, impl in enumerate(hookimpls_of(member.plugin, member.key))
         }
         for name, impl in self.hookimpls.items():
-            is_guarded = member.role == "observe"
-            function = _guard(impl, member, report) if is_guarded else impl.function
+            function = impl.function
+            if not impl.is_wrapper:
+                function = _unless_off(impl, member, is_on)
+            if member.role == "observe":
+                function = _guard(impl, function, member, report)
             self.__dict__[name] = function
 
     def __dir__(self) -> list[str]:
@@ -111,20 +130,40 @@ for _name, _default in {**SPAN_DEFAULTS, **ACTION_DEFAULTS}.items():
     setattr(_LoopsOwn, _name, staticmethod(_default))
 
 
-def _guard(impl: Hookimpl, member: ActivePlugin, report: Report) -> Callable[..., Any]:
-    """A hookimpl of an observer that reports an error instead of raising it."""
+def _unless_off(
+    impl: Hookimpl, member: ActivePlugin, is_on: IsOn
+) -> Callable[..., Any]:
+    """A hookimpl that pluggy calls in vain once its plugin has left in mid-event."""
 
-    def guarded(*given: Any) -> Any:
+    def unless_off(*given: Any) -> Any:
+        return impl.function(*given) if is_on(member) else None
+
+    return _wrapping(unless_off, impl)
+
+
+def _wrapping(function: Any, impl: Hookimpl) -> Callable[..., Any]:
+    # To know what to pass, pluggy 1.6 reads the signature and 1.7 the code; both follow
+    # __wrapped__ to the hookimpl's own.
+    function.__wrapped__ = impl.function
+    typed: Callable[..., Any] = function
+    return typed
+
+
+def _guard(
+    impl: Hookimpl, function: Callable[..., Any], member: ActivePlugin, report: Report
+) -> Callable[..., Any]:
+    """A hookimpl of an observer: an error is reported, what it returns is dropped."""
+
+    def guarded(*given: Any) -> None:
         try:
-            return impl.function(*given)
+            function(*given)
         except MemoryError:
             raise
         except Exception as error:
             report(member, impl.event, error)
-            return None
 
     def guarded_wrapper(*given: Any) -> Generator[None, Any, Any]:
-        generator = impl.function(*given)
+        generator = function(*given)
         try:
             next(generator)
         except MemoryError:
@@ -140,14 +179,7 @@ def _guard(impl: Hookimpl, member: ActivePlugin, report: Report) -> Callable[...
         _end_observation(generator.send, result, impl, member, report)
         return result
 
-    chosen: Any = guarded_wrapper if impl.is_wrapper else guarded
-    # pluggy reads the signature to know what to pass, by position.
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind) for name in impl.arguments]
-    chosen.__signature__ = inspect.Signature(parameters)
-    chosen.__qualname__ = chosen.__name__  # pluggy takes a dot for a method's `self`
-    function: Callable[..., Any] = chosen
-    return function
+    return _wrapping(guarded_wrapper if impl.is_wrapper else guarded, impl)
 
 
 def _end_observation(
@@ -169,6 +201,8 @@ def _end_observation(
         report(member, impl.event, error)
     else:
         report(member, impl.event, RuntimeError("the wrapper has a second `yield`"))
+    finally:
+        del value  # it may be an error, whose traceback holds this frame: a cycle
 
 
 class Board(pluggy.PluginManager):
@@ -183,6 +217,8 @@ class Board(pluggy.PluginManager):
         self._registered: list[StandIn] = []
         self._loops_own = _LoopsOwn()
         self._plans: dict[tuple[str, bool], Plan] = {}
+        self._live_calls: WeakSet[Calls] = WeakSet()
+        self._code_owners: dict[CodeType, list[tuple[StandIn, Hookimpl]]] | None = None
         self._report = report
         self._num_monitors = 0
         self.register(self._loops_own, LOOP_KEY)
@@ -219,13 +255,13 @@ class Board(pluggy.PluginManager):
         wanted = {member.key: member for member in members}
         order = order_of(wanted.values())
         stand_ins = {
-            key: self._stand_ins.get(key) or StandIn(member, self._report)
+            key: self._stand_ins.get(key) or self._stand_in_for(member)
             for key, member in wanted.items()
             if self.members.get(key) in (None, member)
         }
         for key, member in wanted.items():
             if key not in stand_ins:
-                stand_ins[key] = StandIn(member, self._report)
+                stand_ins[key] = self._stand_in_for(member)
         before = self._stand_ins, self.running_order
         self._impose(order, stand_ins)
         try:
@@ -236,6 +272,13 @@ class Board(pluggy.PluginManager):
         self.members = {key: wanted[key] for key in order.keys}
         self.running_order = order
         self.forget_plans()
+
+    def _stand_in_for(self, member: ActivePlugin) -> StandIn:
+        return StandIn(member, self._report, self._is_on)
+
+    def _is_on(self, member: ActivePlugin) -> bool:
+        is_member = self.members.get(member.key) is member
+        return is_member and member.switch("run") and not member.has_failed
 
     def _impose(self, order: Order, stand_ins: dict[str, StandIn]) -> None:
         """Register in reverse: pluggy calls what was registered last first."""
@@ -257,6 +300,7 @@ class Board(pluggy.PluginManager):
         self.register(self._loops_own, LOOP_KEY)
         self._registered = wanted
         self._stand_ins = stand_ins
+        self._code_owners = None
 
     def _check_against_pluggy(
         self, order: Order, stand_ins: Mapping[str, StandIn]
@@ -297,8 +341,26 @@ class Board(pluggy.PluginManager):
         return [(s.member, impl.is_wrapper) for s, impl in self._in_call_order(event)]
 
     def forget_plans(self) -> None:
-        """Let the next plan be compiled anew."""
+        """Let the next plan be compiled anew: who takes part has changed.
+
+        Who no longer does is taken out of the events that are firing at this moment.
+        """
         self._plans.clear()
+        for calls in list(self._live_calls):
+            for index, owner in enumerate(calls.owners):
+                if owner is not None and not self._is_still_in(calls, owner):
+                    calls[index] = skip
+
+    def _is_still_in(self, calls: Calls, owner: ActivePlugin) -> bool:
+        is_member = self.members.get(owner.key) is owner
+        return is_member and _takes_part(
+            calls.event, owner, calls.stage, training=calls.training
+        )
+
+    def _new_calls(self, event: str, stage: str, training: bool) -> Calls:
+        calls = Calls(event, stage, training=training)
+        self._live_calls.add(calls)
+        return calls
 
     def plan(self, learner: Learner, stage: str, *, training: bool) -> Plan:
         """The plan of a stage and phase, compiled when it is first asked for."""
@@ -308,6 +370,9 @@ class Board(pluggy.PluginManager):
 
     def _compile(self, learner: Learner, stage: str, training: bool) -> Plan:
         plan = Plan()
+        for member in self.members.values():
+            if stage in member.stages and member.switch("run"):
+                member.has_taken_part = True
         for name, event in EVENTS.items():
             impls = list(self._in_call_order(name))
             is_in = partial(_takes_part, name, stage=stage, training=training)
@@ -323,17 +388,21 @@ class Board(pluggy.PluginManager):
                 if name in ("on_exception", "teardown", "after_create"):
                     continue
                 if is_plain:
-                    setattr(plan, name, self._sequence(plan, learner, name, chosen))
+                    calls = self._new_calls(name, stage, training)
+                    setattr(plan, name, self._filled(calls, learner, chosen))
                 elif chosen:
                     setattr(plan, name, [call])
             elif chosen or self._num_monitors:
                 setattr(plan, name, call)
                 if is_plain:
                     own = {**SPAN_DEFAULTS, **ACTION_DEFAULTS}[name]
-                    calls = [impl.bind(learner) for _, impl in chosen]
-                    first = _first_result([*calls, partial(own, learner)])
+                    calls = self._new_calls(name, stage, training)
+                    for stand_in, impl in chosen:
+                        calls.add(impl.bind(learner), stand_in.member)
+                    calls.add(partial(own, learner), None)
                     has_observer = any(s.member.role == "observe" for s, _ in chosen)
-                    setattr(plan, name, call if has_observer else first)
+                    if not has_observer:
+                        setattr(plan, name, _first_result(calls))
             elif event.kind == "span":
                 setattr(plan, name, partial(SPAN_DEFAULTS[name], learner))
         return plan
@@ -344,30 +413,21 @@ class Board(pluggy.PluginManager):
         caller: Callable[..., Any] = getattr(self.hook, event)
         return caller
 
-    def _sequence(
-        self,
-        plan: Plan,
-        learner: Learner,
-        event: str,
-        chosen: list[tuple[StandIn, Hookimpl]],
-    ) -> list[Call]:
+    def _filled(
+        self, calls: Calls, learner: Learner, chosen: list[tuple[StandIn, Hookimpl]]
+    ) -> Calls:
         """Calls in order; neighbouring observers share one guarded runner."""
-        calls: list[Call] = []
-        group: list[Call] = []
-        owners: list[ActivePlugin] = []
+        group: Calls | None = None
         for stand_in, impl in chosen:
             member = stand_in.member
-            if member.role == "observe":
-                if not group:
-                    group, owners = [], []
-                    calls.append(_runner(group, owners, event, self._report))
-                plan.owners.append((group, len(group), member))
-                group.append(impl.bind(learner))
-                owners.append(member)
-            else:
-                group = []
-                plan.owners.append((calls, len(calls), member))
-                calls.append(impl.bind(learner))
+            if member.role != "observe":
+                group = None
+                calls.add(impl.bind(learner), member)
+                continue
+            if group is None:
+                group = self._new_calls(calls.event, calls.stage, calls.training)
+                calls.add(_runner(group, self._report), None)
+            group.add(impl.bind(learner), member)
         return calls
 
     @contextmanager
@@ -382,7 +442,7 @@ class Board(pluggy.PluginManager):
             for stand_in, impl in wrappers:
                 function = impl.function
                 if stand_in.member.role == "observe":
-                    function = _guard(impl, stand_in.member, self._report)
+                    function = _guard(impl, function, stand_in.member, self._report)
                 generator = function(*([learner] if impl.arguments else []))
                 if next(generator, skip) is skip:
                     message = f"{stand_in.member.label}: do_fit did not yield"
@@ -396,7 +456,10 @@ class Board(pluggy.PluginManager):
         for generator in reversed(running):
             error = _leave(generator, error)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: a cycle for the collector
 
     def blame(self, traceback: TracebackType | None) -> tuple[ActivePlugin, str] | None:
         """The plugin and event whose hookimpl an error came out of, if any.
@@ -421,7 +484,10 @@ class Board(pluggy.PluginManager):
         return None
 
     def _codes(self) -> dict[CodeType, list[tuple[StandIn, Hookimpl]]]:
+        if self._code_owners is not None:
+            return self._code_owners
         codes: dict[CodeType, list[tuple[StandIn, Hookimpl]]] = {}
+        self._code_owners = codes
         for stand_in in self._stand_ins.values():
             for impl in stand_in.hookimpls.values():
                 plain = getattr(impl.function, "__func__", impl.function)
@@ -438,6 +504,7 @@ class Board(pluggy.PluginManager):
         for stand_in in self._registered:
             self.unregister(stand_in)
         self._registered, self._stand_ins, self.members = [], {}, {}
+        self._code_owners = None
         self.forget_plans()
 
 
@@ -487,9 +554,7 @@ def _first_result(calls: list[Call]) -> Call:
     return first_result
 
 
-def _runner(
-    calls: list[Call], owners: list[ActivePlugin], event: str, report: Report
-) -> Call:
+def _runner(calls: Calls, report: Report) -> Call:
     """Call observers; one that raises is reported and the others go on."""
 
     def run_observers() -> None:
@@ -500,7 +565,9 @@ def _runner(
             except MemoryError:
                 raise
             except Exception as error:
-                report(owners[index], event, error)
+                owner = calls.owners[index]
+                if owner is not None:
+                    report(owner, calls.event, error)
 
     return run_observers
 

@@ -10,16 +10,26 @@ from __future__ import annotations
 import logging
 import warnings
 import weakref
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
+
+import pluggy
 
 from callboard.control import CancelException
 from callboard.errors import MisplacedCancelError, ObserverWarning
+from callboard.events import EVENTS
 from callboard.state import Failure
 
 if TYPE_CHECKING:
     from callboard.activation import ActivePlugin
     from callboard.dispatch import Report
     from callboard.learner import Learner
+
+
+PLACE = "callboard: in "
+PLUGGY = str(Path(pluggy.__file__).parent)
 
 
 def explained(learner: Learner, error: BaseException) -> BaseException:
@@ -29,12 +39,30 @@ def explained(learner: Learner, error: BaseException) -> BaseException:
     ``MisplacedCancelError``.
     """
     blamed = learner._board.blame(error.__traceback__)
+    break_cycles(error.__traceback__)
     where = place_in_words(learner, *(blamed or (None, "")))
     if isinstance(error, CancelException):
         cancel, error = error, _misplaced(error)
         error.__cause__ = cancel
-    error.add_note(where)
+    # An error of a nested evaluation says already where in that one it was raised.
+    notes = getattr(error, "__notes__", ())
+    if not any(note.startswith(PLACE) for note in notes):
+        error.add_note(where)
     return error
+
+
+def break_cycles(traceback: TracebackType | None) -> None:
+    """Let an error be freed when nobody wants it any more, with the Learner.
+
+    pluggy's call keeps the error in a local variable of a frame that the error's
+    traceback holds: a cycle that would wait for the collector.
+    """
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_filename.startswith(PLUGGY):
+            with suppress(RuntimeError):  # it is still running
+                frame.clear()
+        traceback = traceback.tb_next
 
 
 def _misplaced(cancel: CancelException) -> MisplacedCancelError:
@@ -47,17 +75,23 @@ def _misplaced(cancel: CancelException) -> MisplacedCancelError:
 
 def place_in_words(learner: Learner, member: ActivePlugin | None, event: str) -> str:
     """Plugin, distribution and version, event, epoch and batch, as a note."""
-    phase = "training" if learner.training else "validation"
-    where = f"epoch {learner.epoch}, {phase} batch {learner.iter}"
+    where = f"epoch {learner.epoch}"
+    if member is None or EVENTS[event].level not in ("create", "fit", "epoch"):
+        phase = "training" if learner.training else "validation"
+        where += f", {phase} batch {learner.iter}"
+    if member is None or learner.stage != "fit":
+        where += f", stage {learner.stage!r}"
     if member is None:
-        return f"callboard: in the loop, {where}, stage {learner.stage!r}"
-    return f"callboard: in plugin {member.label} during {event}, {where}"
+        return f"{PLACE}the loop, {where}"
+    return f"{PLACE}plugin {member.label} during {event}, {where}"
 
 
 def announce(learner: Learner, error: BaseException) -> None:
     """Fire ``on_exception``; what fails there is noted and does not hide the error."""
     for member, call in learner._board.each("on_exception"):
         if learner.stage not in member.stages or not member.switch("run"):
+            continue
+        if member.has_failed:
             continue
         try:
             learner._call_one(member, "on_exception", call, exception=error)
@@ -75,11 +109,11 @@ def tear_down(learner: Learner, leaving: BaseException | None) -> None:
     """
     first = leaving
     for member, call in reversed(list(learner._board.each("teardown"))):
-        if learner.stage not in member.stages:
+        if learner.stage not in member.stages or not member.has_taken_part:
             continue
         try:
             learner._call_one(member, "teardown", call)
-        except Exception as error:
+        except BaseException as error:
             if first is None:
                 first = error
             else:
@@ -90,11 +124,14 @@ def tear_down(learner: Learner, leaving: BaseException | None) -> None:
             f"Observers that failed and were switched off in this fit: {names}. "
             "learner.record.failures says how."
         )
-    if leaving is None and first is not None:
-        raise first
+    try:
+        if leaving is None and first is not None:
+            raise first
+    finally:
+        del first, leaving  # tracebacks hold this frame: a cycle for the collector
 
 
-def _also_failed(member: ActivePlugin, event: str, error: Exception) -> str:
+def _also_failed(member: ActivePlugin, event: str, error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}"
     return f"callboard: {member.label} failed in {event} too: {text}"
 
@@ -115,13 +152,15 @@ def observer_failed(
     learner: Learner, member: ActivePlugin, event: str, error: Exception
 ) -> None:
     """Report an observer once and switch it off for the rest of the fit."""
+    if member.has_failed:  # it is torn down all the same
+        return
     distribution = " ".join(part for part in member.origin if part)
     text = f"{type(error).__name__}: {error}"
     learner.record.failures.append(
         Failure(member.key, distribution, event, text, learner.epoch, learner.iter)
     )
     member.has_failed = True
-    learner._silence(member)
+    learner._plan_anew()
     _warn(
         f"The observer {member.label} failed in {event} at epoch {learner.epoch}, "
         f"batch {learner.iter}: {text}. It is switched off for the rest of this fit; "

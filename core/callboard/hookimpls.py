@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from callboard.callback import Callback, check_signature, unknown_event
 from callboard.errors import HookSignatureError, UnknownEventError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from callboard.learner import Learner
 
 Call = Callable[[], Any]
+# Events that end or begin things: an error in one plugin must not skip the others.
+FIRED_ONE_BY_ONE = ("after_create", "on_exception", "teardown")
 OPTIONS = ("wrapper", "hookwrapper", "optionalhook", "tryfirst", "trylast", "specname")
 
 
@@ -61,25 +64,52 @@ def hookimpls_of(plugin: object, key: str) -> list[Hookimpl]:
         is_bound = inspect.ismethod(function)
         plain: Any = getattr(function, "__func__", function)
         check_signature(f"{key}.{attribute}", plain, event_name, skip_first=is_bound)
-        is_wrapper = options["wrapper"] or options["hookwrapper"]
-        if is_wrapper and not inspect.isgeneratorfunction(inspect.unwrap(plain)):
-            message = (
-                f"{key}.{attribute} is a wrapper and has no `yield`: a wrapper runs "
-                "the work at its one `yield` and returns the result."
-            )
-            raise HookSignatureError(message)
-        if event_name == "do_fit" and not is_wrapper:
-            message = (
-                f"{key}.{attribute} would replace the whole fit; do_fit can only be "
-                "wrapped: mark it @hookimpl(wrapper=True) and `yield`."
-            )
-            raise HookSignatureError(message)
-        parameters = tuple(inspect.signature(function).parameters)
-        found.append(Hookimpl(event_name, function, options, parameters))
+        _check_kind(f"{key}.{attribute}", event_name, plain, options)
+        arguments = tuple(
+            parameter.name
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind <= parameter.POSITIONAL_OR_KEYWORD
+        )
+        found.append(Hookimpl(event_name, function, options, arguments))
     return found
 
 
-_marked_methods: dict[type, list[tuple[str, dict[str, Any]]]] = {}
+def _check_kind(
+    where: str, event_name: str, function: Any, options: Mapping[str, Any]
+) -> None:
+    """Check that what is marked as a wrapper is one, where there can be one."""
+    is_wrapper = options["wrapper"] or options["hookwrapper"]
+    has_yield = inspect.isgeneratorfunction(inspect.unwrap(function))
+    problem = ""
+    if is_wrapper and not has_yield:
+        problem = (
+            "is a wrapper and has no `yield`: a wrapper runs the work at its one "
+            "`yield` and returns the result."
+        )
+    elif has_yield and not is_wrapper:
+        problem = (
+            "has a `yield` and would never run: mark it @hookimpl(wrapper=True) to "
+            "wrap what happens, or return instead."
+        )
+    elif event_name == "do_fit" and not options["wrapper"]:
+        problem = (
+            "would replace the whole fit; do_fit can only be wrapped: mark it "
+            "@hookimpl(wrapper=True) and `yield`."
+        )
+    elif is_wrapper and event_name in FIRED_ONE_BY_ONE:
+        problem = (
+            "is a wrapper, but this event is fired for one plugin after the other; "
+            "write it without `wrapper`."
+        )
+    elif inspect.iscoroutinefunction(inspect.unwrap(function)):
+        problem = "is `async`, and nobody awaits it: write it as a plain function."
+    if problem:
+        raise HookSignatureError(f"{where} {problem}")
+
+
+# Weak, so that a class made inside a function is not kept with all it closes over.
+_marked_methods: WeakKeyDictionary[type, list[tuple[str, dict[str, Any]]]]
+_marked_methods = WeakKeyDictionary()
 
 
 def _candidates(plugin: object) -> list[tuple[str, dict[str, Any]]]:

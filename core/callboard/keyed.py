@@ -15,11 +15,14 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from callboard.state import derive_seed
 
 # Odd, so that all batch numbers below 2**32 give different seeds; Knuth's
 # multiplicative hash, The Art of Computer Programming vol. 3, section 6.4.
@@ -154,3 +157,32 @@ def keyed_twin(loader: DataLoader[Any]) -> KeyedTwin:
         sampler = kind(loader.batch_sampler)
         twin = DataLoader(dataset, batch_sampler=sampler, **options)
     return KeyedTwin(twin, sampler)
+
+
+@contextmanager
+def keyed_generators(loader: object, order: int) -> Iterator[None]:
+    """Key the generators that a loader was given, and leave them as they were.
+
+    The order then hangs on the position, and on the seed that the user gave them, but
+    not on how often anybody went through the loader.
+
+    Args:
+        loader: A loader with generators of its own, or any other.
+        order: What the order of this pass derives from.
+    """
+    before = [(each, each.get_state()) for each in _own_generators(loader)]
+    for generator, _ in before:
+        generator.manual_seed(derive_seed(order, generator.initial_seed()))
+    try:
+        yield
+    finally:
+        for generator, state in before:
+            generator.set_state(state)
+
+
+def _own_generators(loader: object) -> list[torch.Generator]:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = (getattr(loader, "sampler", None), batch_sampler)
+    owners = (loader, *samplers, getattr(batch_sampler, "sampler", None))
+    found = {id(g): g for g in (getattr(owner, "generator", None) for owner in owners)}
+    return [g for g in found.values() if isinstance(g, torch.Generator)]

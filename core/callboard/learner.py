@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from callboard import board, data, discovery, faults, loop, optim, state
-from callboard.activation import ActivePlugin, activate, as_sequence, joined, resolve
+from callboard import board, copying, data, discovery, faults, loop, optim, state
+from callboard.activation import (
+    ActivePlugin,
+    activate,
+    as_sequence,
+    joined,
+    rejoined,
+    resolve,
+)
 from callboard.callback import Callback
 from callboard.configuration import load_configuration
 from callboard.control import CancelException
@@ -43,6 +51,7 @@ from callboard.state import (
 
 Callbacks = Any
 OptFunc = Callable[..., Optimizer]
+DEFAULT_RATE = 1e-3
 STAGES = ("fit", "validate", "predict", "lr-find")
 # What a nested evaluation must leave as it was.
 LOOP_STATE = (
@@ -64,6 +73,7 @@ class Learner:
         opt_func: Makes the optimizer from parameter groups and ``lr``: a class of
             ``torch.optim``, or a partial of one.
         lr: Learning rate; a number, one per parameter group, or ``slice(low, high)``.
+            Default: that of a partial ``opt_func``, else 0.001.
         metrics: One or many; what they may be is said by the plugin that measures
             (``recorder``).
         cbs: One callback or many: instances, classes, or names of installed plugins.
@@ -84,7 +94,7 @@ class Learner:
         model: nn.Module,
         loss_func: Callable[..., Tensor] | None = None,
         opt_func: OptFunc = torch.optim.Adam,
-        lr: Rate = 1e-3,
+        lr: Rate = DEFAULT_RATE,
         *,
         metrics: Any = None,
         cbs: Callbacks = None,
@@ -94,14 +104,12 @@ class Learner:
         seed: int | None = None,
         train_bn: bool = True,
     ) -> None:
-        if not callable(model):
-            message = f"model must be a torch.nn.Module, got {type(model).__name__}."
-            raise OptionError(message)
-        self.dls: DataLoaders = as_dataloaders(dls)
+        _check_parts(model, loss_func, opt_func)
+        self.dls = dls
         self.model: nn.Module = model
         self.loss_func = loss_func
         self.opt_func = opt_func
-        self.lr = lr
+        self.lr = optim.own_rate(opt_func) if lr == DEFAULT_RATE else lr
         self.metrics: list[Any] = _as_list(metrics)
         self.splitter = splitter
         self.path = Path(path)
@@ -127,7 +135,6 @@ class Learner:
         self.results: dict[str, Any] = {}
         self.record = RunRecord()
         self.stop_reason: str | None = None
-        self.plan = Plan()
 
         self._loss_grad: Tensor | None = None
         self._pct_per_batch = 0.0
@@ -136,19 +143,39 @@ class Learner:
         self._fit_number = 0
         self._depth = 0
         self._streams: dict[str, RandomStream] = {}
-        self._known_lengths: weakref.WeakKeyDictionary[Any, int]
-        self._known_lengths = weakref.WeakKeyDictionary()
-        self._keyed_twins: weakref.WeakKeyDictionary[Any, KeyedTwin]
-        self._keyed_twins = weakref.WeakKeyDictionary()
         self._configuration = load_configuration()
-        self._board = Board(faults.reporter(self))
-        weakref.finalize(self, Board.clear, self._board)
+        self._make_board()
         self._set_members(activate(cbs, self._configuration))
         self._created(self._board.members.values())
 
     fit = loop.fit
 
+    def _make_board(self) -> None:
+        """What is this Learner's own and goes into no copy of it."""
+        self.plan = Plan()
+        self._known_lengths: weakref.WeakKeyDictionary[Any, int]
+        self._known_lengths = weakref.WeakKeyDictionary()
+        self._keyed_twins: weakref.WeakKeyDictionary[Any, KeyedTwin]
+        self._keyed_twins = weakref.WeakKeyDictionary()
+        self._board = Board(faults.reporter(self))
+        weakref.finalize(self, Board.clear, self._board)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return copying.portable_state(self)
+
+    def __setstate__(self, portable: Mapping[str, Any]) -> None:
+        copying.revive(self, portable)
+
     # ---- what is trained ------------------------------------------------------
+
+    @property
+    def dls(self) -> DataLoaders:
+        """The data; a pair of loaders, or training data alone, may be assigned."""
+        return self._dls
+
+    @dls.setter
+    def dls(self, dls: Any) -> None:
+        self._dls = as_dataloaders(dls)
 
     @property
     def x(self) -> Any:
@@ -174,8 +201,8 @@ class Learner:
 
     def create_opt(self) -> Optimizer:
         """Make the optimizer anew, from the parameter groups of the splitter."""
-        groups = self._parameter_groups()
-        rates = optim.spread(self.lr, len(groups))
+        groups = optim.split_parameters(self.model, self.splitter)
+        rates = optim.spread_rate(self.lr, len(groups))
         parameters = [
             {"params": group, "lr": rate}
             for group, rate in zip(groups, rates, strict=True)
@@ -232,7 +259,11 @@ class Learner:
         ]
         members = list(self._board.members.values())
         self._set_members(joined(members, added, self._configuration))
-        self._created(added)
+        try:
+            self._created(added)
+        except BaseException:
+            self._set_members(members)
+            raise
         return [m for m in added if m in self._board.members.values()]
 
     def remove_cb(self, cb: Any) -> Learner:
@@ -270,7 +301,7 @@ class Learner:
 
     def _remove(self, gone: Sequence[ActivePlugin]) -> None:
         kept = [m for m in self._board.members.values() if m not in gone]
-        self._set_members(sorted(kept, key=lambda m: m.sequence))
+        self._set_members(rejoined(kept, ()))
 
     @contextmanager
     def added_cbs(self, cbs: Callbacks) -> Iterator[Learner]:
@@ -283,7 +314,7 @@ class Learner:
         finally:
             if added:
                 kept = [m for m in self._board.members.values() if m not in added]
-                self._set_members(sorted([*kept, *replaced], key=lambda m: m.sequence))
+                self._set_members(rejoined(kept, replaced))
 
     @contextmanager
     def removed_cbs(self, cbs: Callbacks) -> Iterator[Learner]:
@@ -294,14 +325,13 @@ class Learner:
             yield self
         finally:
             kept = [m for m in self._board.members.values() if m not in gone]
-            self._set_members(sorted([*kept, *gone], key=lambda m: m.sequence))
+            self._set_members(rejoined(kept, gone))
 
     def _set_members(self, members: Sequence[ActivePlugin]) -> None:
         before = list(self._board.members.values())
         self._board.set_members(members)
         for member in before:
             if member not in members:
-                self.plan.silence(member.plugin)
                 _attach(member.plugin, None)
         for member in members:
             if member not in before:
@@ -321,11 +351,13 @@ class Learner:
     ) -> None:
         try:
             call(learner=self, **offered)
-        except Exception as error:
-            if member.role != "observe" or isinstance(error, MemoryError):
-                error.add_note(faults.place_in_words(self, member, event))
-                raise
-            faults.observer_failed(self, member, event, error)
+        except BaseException as error:
+            is_fatal = member.role != "observe" or isinstance(error, MemoryError)
+            if isinstance(error, Exception) and not is_fatal:
+                faults.observer_failed(self, member, event, error)
+                return
+            error.add_note(faults.place_in_words(self, member, event))
+            raise
 
     def _replan(self) -> None:
         if self._depth:
@@ -342,18 +374,8 @@ class Learner:
             self._is_predicting_by_keyword = True
             self._replan()
 
-    def _silence(self, member: ActivePlugin) -> None:
-        """Take a plugin out of the events that are firing, and of the plans to come."""
-        self.plan.silence(member.plugin)
-        self._board.forget_plans()
-        self._replan()
-
-    def _switched(self, callback: Callback) -> None:
-        if not (callback.run and callback.run_train and callback.run_valid):
-            is_off = not callback.run
-            is_off |= not (callback.run_train if self.training else callback.run_valid)
-            if is_off:
-                self.plan.silence(callback)
+    def _plan_anew(self) -> None:
+        """Who takes part has changed: in the event that is firing and from now on."""
         self._board.forget_plans()
         self._replan()
 
@@ -411,20 +433,19 @@ class Learner:
     ) -> Iterator[None]:
         """What surrounds a fit: set up before, put back after, however it ends."""
         self._check_fit(n_epoch, start_epoch)
-        if lr is not None:
-            optim.spread(lr, len(self._parameter_groups()))
+        optim.spread_rate(self.lr if lr is None else lr, len(self._parameter_groups()))
         with (
             self.added_cbs(cbs),
             self._running("fit" if not self._depth else self.stage),
         ):
-            self.model.to(self.device)
-            if isinstance(self.loss_func, nn.Module):
-                self.loss_func.to(self.device)
-            if self.opt is None or reset_opt:
-                self.opt = None  # type: ignore[assignment]
+            self._move_to_device()
+            if reset_opt or not optim.is_about(self.opt, self.model):
                 self.create_opt()
             optim.set_hyper(self.opt, "lr", self.lr if lr is None else lr)
-            self._fit_number += 1
+            # What an interrupted fit has left there is no gradient of this one.
+            self.opt.zero_grad()
+            if start_epoch == 0 or self._fit_number == 0:
+                self._fit_number += 1  # else it goes on with the one that was left
             self.n_epoch, self.epoch, self.iter = n_epoch, start_epoch, 0
             self.train_iter = start_epoch * (num_batches(self.dls.train) or 0)
             self.pct_train = start_epoch / n_epoch if n_epoch else 0.0
@@ -441,12 +462,18 @@ class Learner:
                 raise leaving from leaving.__cause__
             finally:
                 faults.tear_down(self, leaving)
+                del leaving  # its traceback holds this frame: a cycle
+
+    def _move_to_device(self) -> None:
+        self.model.to(self.device)
+        if isinstance(self.loss_func, nn.Module):
+            self.loss_func.to(self.device)
 
     def _check_fit(self, n_epoch: int, start_epoch: int) -> None:
-        if not isinstance(n_epoch, int) or isinstance(n_epoch, bool) or n_epoch < 0:
+        if not _is_whole_number(n_epoch) or n_epoch < 0:
             message = f"fit: n_epoch must be a whole number from 0 on, got {n_epoch!r}."
             raise OptionError(message)
-        if not 0 <= start_epoch <= n_epoch:
+        if not _is_whole_number(start_epoch) or not 0 <= start_epoch <= n_epoch:
             raise OptionError(
                 f"fit: start_epoch must be from 0 to n_epoch ({n_epoch}), got "
                 f"{start_epoch!r}."
@@ -469,7 +496,8 @@ class Learner:
         ]
         try:
             for member in self._board.members.values():
-                member.has_failed = False
+                if self._depth == 1:
+                    member.has_failed = member.has_taken_part = False
                 _hold(member.plugin, self)
             self._board.forget_plans()
             yield
@@ -488,16 +516,24 @@ class Learner:
         self.plan = Plan()
         self.dl = None
         self.xb, self.yb, self.pred, self._loss_grad = (), (), None, None
-        if self.loss is not None:
+        if isinstance(self.loss, Tensor):
             self.loss = self.loss.detach()
 
     def _note_cancel(self, cancel: CancelException) -> None:
         blamed = self._board.blame(cancel.__traceback__)
         self._note_reason(cancel.level, cancel.reason, blamed and blamed[0])
+        faults.break_cycles(cancel.__traceback__)
 
     def _note_reason(self, what: str, why: str, member: ActivePlugin | None) -> None:
         key = member.key if member else ""
-        self.record.reasons.append(Reason(what, why, key, self.epoch, self.iter))
+        self.record.add_reason(Reason(what, why, key, self.epoch, self.iter))
+
+    def _epochs(self, start: int) -> Iterator[int]:
+        """Numbers of the epochs to run, up to where the fit is asked to stop."""
+        for epoch in range(start, self.n_epoch):
+            if self.stop_reason is not None:
+                return
+            yield epoch
 
     def _enter_phase(self, *, training: bool) -> None:
         self.training = training
@@ -517,17 +553,21 @@ class Learner:
     def _measure_loader(self) -> None:
         self.n_iter = num_batches(self.dl)
         if self.n_iter is None:
-            self.n_iter = self._known_lengths.get(_hashable(self.dl))
+            # One that is neither hashable nor weakly referenced stays unknown.
+            with suppress(TypeError):
+                self.n_iter = self._known_lengths.get(self.dl)
         num_batches_in_all = (self.n_iter or 0) * self.n_epoch * self.training
         self._pct_per_batch = 1 / num_batches_in_all if num_batches_in_all else 0.0
 
     def _batches(self) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]]]:
+        if self.training and self.stop_reason is not None:
+            return iter(())  # stopped before the first batch
         self._measure_loader()  # before_train may have put another loader here
         return data.batches(self)
 
     def _saw_batches(self, count: int) -> None:
         """Remember the length of a loader that could not tell it."""
-        if num_batches(self.dl) is None:
+        if num_batches(self.dl) is None and self.stage == "fit":
             # One that is neither hashable nor weakly referenced stays unknown.
             with suppress(TypeError):
                 self._known_lengths[self.dl] = count
@@ -552,29 +592,34 @@ class Learner:
             raise OptionError(message + suggestion(stage, STAGES))
         before = {name: getattr(self, name) for name in LOOP_STATE}
         record, fit_number = self.record, self._fit_number
+        streams = {key: s.get_state() for key, s in self._streams.items()}
         modes = [(module, module.training) for module in self.model.modules()]
-        failed = [m for m in self._board.members.values() if m.has_failed]
         try:
             with untouched_random_state(), self._running(stage):
                 self.results, self.stop_reason = {}, None
                 self.record = RunRecord()
-                self.model.to(self.device)
+                self._move_to_device()
                 self._replan()
                 try:
                     yield self
                 except CancelException as cancel:
                     raise faults.explained(self, cancel) from cancel
+                except BaseException as error:
+                    faults.explained(self, error)
+                    raise
         finally:
             for name, value in before.items():
                 setattr(self, name, value)
             record.failures += self.record.failures
             self.record, self._fit_number = record, fit_number
+            for key, stream in self._streams.items():
+                if key in streams:
+                    stream.set_state(streams[key])
+                else:
+                    stream.manual_seed(derive_seed(self.seed, "plugin", key))
             for module, mode in modes:
                 module.training = mode
-            for member in failed:
-                member.has_failed = True
-            self._board.forget_plans()
-            self._replan()
+            self._plan_anew()
 
     def validate(self, dl: Any = None, *, cbs: Callbacks = None) -> dict[str, Any]:
         """Results of the model on validation data, by name: ``{"valid_loss": 0.1}``.
@@ -591,11 +636,33 @@ class Learner:
                 "validate: the Learner has no validation data; give validate(dl=...)."
             )
         with self.added_cbs(cbs), self.evaluating("validate"):
-            self._evaluated_dl = dl
-            mean = _MeanLoss()
+            mean = _MeanLoss(self._depth)
             with self.added_cbs(mean):
-                self.plan.do_validate()
+                self.run_validation(dl)
             return {**mean.measured, **self.results}
+
+    def run_validation(self, dl: Any = None) -> None:
+        """Go through data once without gradients; for use inside ``evaluating``.
+
+        What plugins that evaluate in a stage of their own are built on:
+
+            with learner.evaluating("predict"):
+                learner.run_validation(dl)
+
+        Args:
+            dl: Batches to go through. Default: the Learner's validation data.
+
+        Raises:
+            CallboardError: It is called outside ``evaluating``.
+        """
+        if self.stage == "fit":
+            raise CallboardError(
+                "run_validation was called outside an evaluation, whose state nobody "
+                'would put back. Write `with learner.evaluating("validate"):` around '
+                "it, or call learner.validate()."
+            )
+        self._evaluated_dl = dl
+        self.plan.do_validate()
 
     # ---- state ----------------------------------------------------------------
 
@@ -625,20 +692,23 @@ class _MeanLoss(Callback):
     role = "observe"
     stages = ("validate",)
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
         self.total: Tensor | float = 0.0
         self.num_samples = 0
         self.measured: dict[str, Any] = {}
 
     def after_loss(self) -> None:
         loss = self.learn.loss
-        if loss is not None:
+        if loss is not None and self.learn._depth == self.depth:
             size = data.batch_size(self.learn.xb)
-            self.total = self.total + loss.detach().double() * size
+            # MPS has no float64.
+            precision = torch.float32 if loss.device.type == "mps" else torch.float64
+            self.total = self.total + loss.detach().mean(dtype=precision) * size
             self.num_samples += size
 
     def after_validate(self) -> None:
-        if self.num_samples:
+        if self.num_samples and self.learn._depth == self.depth:
             self.measured["valid_loss"] = float(self.total / self.num_samples)
 
 
@@ -653,13 +723,25 @@ def _single(parts: Any) -> Any:
     return parts[0] if isinstance(parts, tuple | list) and len(parts) == 1 else parts
 
 
-def _hashable(loader: Any) -> Any:
-    try:
-        hash(loader)
-        weakref.ref(loader)
-    except TypeError:
-        return None
-    return loader
+def _is_whole_number(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _check_parts(model: object, loss_func: object, opt_func: object) -> None:
+    """Refuse what would only fail in the first batch, and then in other words."""
+    if not isinstance(model, nn.Module):
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise OptionError(f"model must be a torch.nn.Module, got {kind}.")
+    if isinstance(loss_func, type) and issubclass(loss_func, nn.Module):
+        name = loss_func.__name__
+        raise OptionError(f"loss_func: {name} is a class; give an instance: {name}().")
+    if loss_func is not None and not callable(loss_func):
+        raise OptionError(f"loss_func must be a function or None, got {loss_func!r}.")
+    if not callable(opt_func):
+        raise OptionError(
+            f"opt_func must make an optimizer, got {type(opt_func).__name__}: give a "
+            "class, as torch.optim.Adam, or functools.partial of one with its options."
+        )
 
 
 def _attach(plugin: object, learner: Learner | None) -> None:

@@ -9,7 +9,7 @@ only that: ``after_cancel_x``, ``after_x``, and on with the level outside.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -23,11 +23,11 @@ from callboard.control import (
     CancelValidException,
 )
 from callboard.errors import DataError
+from callboard.optim import needs_closure
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from callboard.dispatch import Plan
     from callboard.learner import Callbacks, Learner
     from callboard.optim import Rate
 
@@ -55,10 +55,8 @@ def fit(
         try:
             for call in learner.plan.before_fit:
                 call()
-            for learner.epoch in range(start_epoch, n_epoch):
+            for learner.epoch in learner._epochs(start_epoch):
                 learner.plan.do_epoch()
-                if learner.stop_reason is not None:
-                    break
         except CancelFitException as cancel:
             learner._note_cancel(cancel)
             for call in learner.plan.after_cancel_fit:
@@ -125,84 +123,87 @@ def validate(learner: Learner) -> None:
 
 def batch(learner: Learner) -> None:
     """One batch: predict and work out the loss; in training, update the weights."""
-    plan = learner.plan
     learner.pred = learner.loss = learner._loss_grad = None
     try:
-        for call in plan.before_batch:
+        for call in learner.plan.before_batch:
             call()
-        if plan.do_predict is None:
+        if learner.plan.do_predict is None:
             learner.pred = learner.model(*learner.xb)
         else:
-            learner.pred = plan.do_predict()
-        for call in plan.after_pred:
+            learner.pred = learner.plan.do_predict()
+        for call in learner.plan.after_pred:
             call()
-        learner.loss = plan.do_loss() if plan.do_loss else compute_loss(learner)
-        for call in plan.after_loss:
+        do_loss = learner.plan.do_loss
+        learner.loss = do_loss() if do_loss else compute_loss(learner)
+        for call in learner.plan.after_loss:
             call()
         if learner.training and learner.loss is not None:
-            update(learner, plan)
+            update(learner)
     except CancelBatchException as cancel:
         learner._note_cancel(cancel)
-        for call in plan.after_cancel_batch:
+        for call in learner.plan.after_cancel_batch:
             call()
     learner.train_iter += int(learner.training)
     learner.pct_train += learner._pct_per_batch
-    for call in plan.after_batch:
+    for call in learner.plan.after_batch:
         call()
 
 
-def update(learner: Learner, plan: Plan) -> None:
+def update(learner: Learner) -> None:
     """Backward, optimizer step, gradients to zero."""
     try:
-        for call in plan.before_backward:
+        for call in learner.plan.before_backward:
             call()
         loss: Any = learner.loss if learner._loss_grad is None else learner._loss_grad
-        plan.do_backward() if plan.do_backward else loss.backward()
+        (learner.plan.do_backward or loss.backward)()
     except CancelBackwardException as cancel:
         learner._note_cancel(cancel)
-        for call in plan.after_cancel_backward:
+        for call in learner.plan.after_cancel_backward:
             call()
-    for call in plan.after_backward:
+    for call in learner.plan.after_backward:
         call()
     try:
-        for call in plan.before_step:
+        for call in learner.plan.before_step:
             call()
-        plan.do_step() if plan.do_step else learner.opt.step()
+        (learner.plan.do_step or learner.opt.step)()
     except CancelStepException as cancel:
         learner._note_cancel(cancel)
-        for call in plan.after_cancel_step:
+        for call in learner.plan.after_cancel_step:
             call()
-    for call in plan.after_step:
+    for call in learner.plan.after_step:
         call()
-    plan.do_zero_grad() if plan.do_zero_grad else learner.opt.zero_grad()
+    (learner.plan.do_zero_grad or learner.opt.zero_grad)()
 
 
 def compute_loss(learner: Learner) -> Tensor | None:
     """The loop's own ``do_loss``: None where the batch has no labels."""
     if learner.loss_func is not None and len(learner.yb) > 0:
         return learner.loss_func(learner.pred, *learner.yb)
-    return None if learner.loss_func else models_own_loss(learner.pred)
+    return None if learner.loss_func is not None else models_own_loss(learner)
 
 
-def models_own_loss(pred: Any) -> Tensor | None:
+def models_own_loss(learner: Learner) -> Tensor | None:
     """The loss in what a model returned: ``pred.loss``, ``pred["loss"]``, a scalar.
 
+    None where the model says so, and outside of training where it says nothing.
+
     Raises:
-        DataError: There is none to be found.
+        DataError: There is none to train with.
     """
-    loss = pred.get("loss") if isinstance(pred, Mapping) else None
-    if loss is None:
-        loss = getattr(pred, "loss", None)
-    first = pred[0] if isinstance(pred, tuple | list) and pred else pred
-    if loss is None and isinstance(first, torch.Tensor) and first.ndim == 0:
-        loss = first
-    if loss is None:
+    pred = learner.pred
+    if isinstance(pred, Mapping) and "loss" in pred:
+        return cast("Tensor | None", pred["loss"])
+    if hasattr(pred, "loss"):
+        return cast("Tensor | None", pred.loss)
+    loss = pred[0] if isinstance(pred, tuple | list) and pred else pred
+    is_scalar = isinstance(loss, torch.Tensor) and loss.ndim == 0
+    if learner.training and not is_scalar:
         raise DataError(
             f"There is no loss: the Learner has no loss_func, and the model returned "
             f"{type(pred).__name__} without one. Give Learner(loss_func=...), or let "
             "the model return its loss as `.loss`, as `['loss']` or as a scalar."
         )
-    return loss
+    return loss if is_scalar else None
 
 
 def predict(learner: Learner) -> Any:
@@ -219,25 +220,36 @@ def backward(learner: Learner) -> None:
 
 def step(learner: Learner) -> None:
     """The loop's own ``do_step``, for where a plugin wraps it."""
-    learner.opt.step()
+    if needs_closure(learner.opt):
+        step_with_closure(learner)
+    else:
+        learner.opt.step()
 
 
 def step_with_closure(learner: Learner) -> None:
-    """``do_step`` for an optimizer that works the loss out again, as LBFGS does."""
+    """``do_step`` for an optimizer that works the loss out again, as LBFGS does.
+
+    The actions run again, the events do not. ``pred`` and ``loss`` stay those of the
+    weights before the step, as with any other optimizer.
+    """
+    first = learner.pred, learner.loss, learner._loss_grad
     is_first = True
 
     def closure() -> Tensor | None:
         nonlocal is_first
         if not is_first:
             learner.opt.zero_grad()
-            learner.pred = predict(learner)
-            learner.loss, learner._loss_grad = compute_loss(learner), None
+            do_predict, do_loss = learner.plan.do_predict, learner.plan.do_loss
+            learner.pred = do_predict() if do_predict else predict(learner)
+            learner.loss = do_loss() if do_loss else compute_loss(learner)
+            learner._loss_grad = None
             backward(learner)
         is_first = False
-        return learner.loss
+        return learner.loss if learner._loss_grad is None else learner._loss_grad
 
     with torch.enable_grad():
         learner.opt.step(closure)  # type: ignore[arg-type]
+    learner.pred, learner.loss, learner._loss_grad = first
 
 
 def zero_grad(learner: Learner) -> None:

@@ -79,8 +79,10 @@ def spread(value: Rate, num_groups: int) -> list[float]:
     """
     if isinstance(value, slice):
         return _spread_slice(value, num_groups)
-    if isinstance(value, int | float):
-        return [float(value)] * num_groups
+    if isinstance(value, str):
+        raise OptionError(f"{value!r} is no number, nor a sequence of numbers.")
+    if isinstance(value, int | float) or getattr(value, "ndim", None) == 0:
+        return [float(value)] * num_groups  # type: ignore[arg-type]
     values = [float(v) for v in value]
     if len(values) != num_groups:
         raise OptionError(
@@ -97,6 +99,10 @@ def _spread_slice(value: slice, num_groups: int) -> list[float]:
     if value.start is None:
         return [high / 10] * (num_groups - 1) + [high]
     low = float(value.start)
+    if low <= 0 or high <= 0:
+        raise OptionError(
+            f"slice({low:g}, {high:g}) goes up in equal ratios: both must be above 0."
+        )
     if num_groups == 1:
         return [high]
     if low <= 0 or high <= 0:
@@ -106,6 +112,32 @@ def _spread_slice(value: slice, num_groups: int) -> list[float]:
         )
     ratio = (high / low) ** (1 / (num_groups - 1))
     return [low * ratio**i for i in range(num_groups)]
+
+
+def spread_rate(lr: Rate, num_groups: int) -> list[float]:
+    """One learning rate per parameter group, as ``spread``.
+
+    Raises:
+        OptionError: One is below 0, or there are too many or too few.
+    """
+    rates = spread(lr, num_groups)
+    if min(rates) < 0:
+        raise OptionError(f"lr must be at least 0, got {min(rates):g}.")
+    return rates
+
+
+def own_rate(opt_func: Any, default: float = 1e-3) -> Rate:
+    """The learning rate that a partial ``opt_func`` was given, else the default."""
+    rate: Rate = getattr(opt_func, "keywords", {}).get("lr", default)
+    return rate
+
+
+def is_about(opt: Optimizer | None, model: nn.Module) -> bool:
+    """Whether an optimizer trains at least one of the model's parameters."""
+    if opt is None:
+        return False
+    known = {id(p) for group in opt.param_groups for p in group["params"]}
+    return any(id(p) in known for p in model.parameters())
 
 
 def hypers(opt: Optimizer) -> tuple[str, ...]:
@@ -187,6 +219,13 @@ def freeze_groups(
         warnings.warn(
             "freeze: the model has one parameter group, so nothing is frozen; give the "
             "Learner a splitter that makes several.",
+            CallboardWarning,
+            stacklevel=3,
+        )
+    if first >= len(groups):
+        warnings.warn(
+            f"freeze_to({n}): the model has {len(groups)} parameter groups, so the "
+            "whole model is frozen.",
             CallboardWarning,
             stacklevel=3,
         )

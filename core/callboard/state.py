@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 STATE_VERSION = 1
 MAX_SEED = (1 << 63) - 1
+MAX_REASONS = 1000
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -122,10 +123,22 @@ class Failure:
 
 @dataclass
 class RunRecord:
-    """What happened in a fit beside numbers: stops, cancels, failed observers."""
+    """What happened in a fit beside numbers: stops, cancels, failed observers.
+
+    Attributes:
+        reasons: The stops and cancels, in their order. Of a fit that cancels most of
+            its batches, as accumulation of gradients does, the first and the latest.
+        failures: The observers that failed.
+    """
 
     reasons: list[Reason] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+
+    def add_reason(self, reason: Reason) -> None:
+        """Keep a reason; one from the middle makes room when there are many."""
+        if len(self.reasons) >= MAX_REASONS:
+            del self.reasons[MAX_REASONS // 2]
+        self.reasons.append(reason)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for logs and JSON."""
@@ -136,8 +149,9 @@ def state_of(learner: Learner) -> dict[str, Any]:
     """Model, optimizer, position and every plugin's state, as ``state_dict``."""
     plugins = {}
     for key, member in learner._board.members.items():
-        if hasattr(member.plugin, "state_dict"):
-            plugins[key] = member.plugin.state_dict()
+        own = member.plugin.state_dict() if _has_state(member.plugin) else {}
+        if own:  # one without state need not be there when this comes back
+            plugins[key] = own
     return {
         "version": STATE_VERSION,
         "model": learner.model.state_dict(),
@@ -159,7 +173,7 @@ def restore(learner: Learner, state: Mapping[str, Any]) -> None:
     """Take back what ``state_of`` returned.
 
     Raises:
-    StateError: It is of another version, or a part does not fit.
+        StateError: It is of another version, or a part does not fit.
     """
     version = state.get("version")
     if version != STATE_VERSION:
@@ -177,10 +191,10 @@ def restore(learner: Learner, state: Mapping[str, Any]) -> None:
         learner.model.load_state_dict(state["model"])
     except RuntimeError as error:
         raise StateError(f"The model does not fit this state: {error}") from error
-    if state["opt"] is not None:
-        if learner.opt is None:
-            learner.create_opt()
-        learner.opt.load_state_dict(state["opt"])
+    if state["opt"] is None:
+        learner.opt = None  # type: ignore[assignment]
+    else:
+        _restore_optimizer(learner, state["opt"])
     position = state["loop"]
     learner.seed, learner._fit_number = position["seed"], position["fit_number"]
     learner.epoch, learner.iter = position["epoch"], position["iter"]
@@ -191,3 +205,16 @@ def restore(learner: Learner, state: Mapping[str, Any]) -> None:
     for key, stream_state in state["streams"].items():
         stream = learner._streams.setdefault(key, RandomStream())
         stream.set_state(stream_state)
+
+
+def _has_state(plugin: object) -> bool:
+    return callable(getattr(plugin, "state_dict", None))
+
+
+def _restore_optimizer(learner: Learner, state: dict[str, Any]) -> None:
+    if learner.opt is None:
+        learner.create_opt()
+    try:
+        learner.opt.load_state_dict(state)
+    except ValueError as error:
+        raise StateError(f"The optimizer does not fit this state: {error}") from error

@@ -761,7 +761,7 @@ class KeepState(Callback):
         num_batches = None if is_after_epoch else learner.iter + 1
         if (learner.epoch, num_batches) == self.moment:
             self.state = copy.deepcopy(learner.state_dict())
-            del self.state["plugins"][self.name]
+            self.state["plugins"].pop(self.name, None)
 
     @property
     def recorded(self):

@@ -1,0 +1,41 @@
+"""What the tests of the core share."""
+
+import sys
+
+import pytest
+from tests.installed import Site
+
+from callboard import discovery
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path_factory, monkeypatch):
+    """Keep remembered verdicts of one test from the next, and from the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(folder))
+    return folder
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """An empty site-packages, first on sys.path, and an empty working folder.
+
+    Of what is automatic, only what the distribution ``shop-lamps`` offers joins.
+    """
+    made = Site(tmp_path / "site-packages")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    for variable in ("CALLBOARD_DISABLE", "CALLBOARD_AUTOLOAD"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(sys, "path", [str(made.folder), *sys.path])
+    (work / "callboard.toml").write_text('allow = ["shop-lamps"]\n')
+    before = dict(sys.modules)
+    discovery.refresh()
+    yield made
+    for name in set(sys.modules) - set(before):
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(tmp_path)):
+            del sys.modules[name]
+    discovery.refresh()

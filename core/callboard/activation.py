@@ -2,7 +2,8 @@
 
 Automatic plugins come first, then what the configuration enables, then the Learner's
 ``cbs``, then ``--with``. A plugin that somebody gave replaces the automatic one of the
-same name. What is disabled stays out, by whatever way it was asked for.
+same name, one in ``cbs`` that of the configuration, one of the command line both. What
+is disabled stays out, by whatever way it was asked for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +31,10 @@ from callboard.errors import (
 from callboard.hookimpls import hookimpls_of
 from callboard.options import check_options, options_of
 from callboard.ordering import Constraint, Node, Order, solve
-from callboard.status import status_of
+from callboard.status import refused_role, status_of
+from callboard.verdicts import remember_failure
+
+DECLARATIONS = ("run_before", "run_after", "requires", "conflicts_with")
 
 
 @dataclass(eq=False)
@@ -46,6 +51,7 @@ class ActivePlugin:
         is_automatic: Whether it joined by being installed.
         is_command_line: Whether the command line named it.
         has_failed: Whether it is an observer that was switched off in this fit.
+        has_taken_part: Whether it was switched on at any moment of this fit.
     """
 
     plugin: Any
@@ -57,6 +63,19 @@ class ActivePlugin:
     is_automatic: bool = False
     is_command_line: bool = False
     has_failed: bool = False
+    has_taken_part: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        if isinstance(self.plugin, ModuleType):  # goes by its name
+            state["plugin"], state["module"] = None, self.plugin.__name__
+        return state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        own = {key: value for key, value in state.items() if key != "module"}
+        vars(self).update(own)
+        if "module" in state:
+            self.plugin = import_module(state["module"])
 
     @property
     def role(self) -> str:
@@ -64,7 +83,12 @@ class ActivePlugin:
 
     @property
     def order(self) -> float:
-        return float(getattr(self.plugin, "order", 0))
+        order = getattr(self.plugin, "order", 0)
+        if not isinstance(order, int | float):
+            raise ActivationError(
+                f"{self.label}: order must be a number, got {order!r}."
+            )
+        return float(order)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -84,7 +108,7 @@ class ActivePlugin:
         declared = getattr(self.plugin, declaration, ()) or ()
         if isinstance(declared, str | type):
             return (declared,)
-        targets = tuple(declared)
+        targets = tuple(declared) if isinstance(declared, Iterable) else (declared,)
         for target in targets:
             if not isinstance(target, str | type):
                 raise ActivationError(
@@ -92,6 +116,12 @@ class ActivePlugin:
                     f"got {target!r}."
                 )
         return targets
+
+    def check_declarations(self) -> None:
+        """Raise ActivationError where a constraint or ``order`` is none."""
+        for declaration in DECLARATIONS:
+            self.targets(declaration)
+        _ = self.order
 
     @property
     def origin(self) -> tuple[str, str]:
@@ -123,7 +153,8 @@ def as_sequence(cbs: Any) -> list[Any]:
     """One callback or many, as a list."""
     if cbs is None:
         return []
-    is_many = isinstance(cbs, Iterable) and not isinstance(cbs, str | type | Callback)
+    is_one = isinstance(cbs, str | type | Callback | Mapping)
+    is_many = isinstance(cbs, Iterable) and not is_one
     return list(cbs) if is_many else [cbs]
 
 
@@ -167,7 +198,9 @@ def member_of(
     name = installed.name if installed else _name_of(plugin)
     if isinstance(plugin, Callback) and installed and plugin.name != name:
         plugin.name = name
-    return ActivePlugin(plugin, name, name, reason, installed)
+    member = ActivePlugin(plugin, name, name, reason, installed)
+    member.check_declarations()
+    return member
 
 
 def _described(plugin: object) -> str:
@@ -211,8 +244,7 @@ def _make(
     sources = ((configuration.options_source, configured), (reason, options or {}))
     for source, given in sources:
         if given:
-            loose = tuple(type(o)(o.name, o.annotation, None) for o in known)
-            checked |= check_options(name, loose, given, source)
+            checked |= check_options(name, known, given, source, is_complete=False)
     missing = [str(o) for o in known if o.is_required and o.name not in checked]
     if missing:
         raise OptionError(
@@ -231,23 +263,37 @@ def automatic(configuration: Configuration) -> Iterator[ActivePlugin]:
     for installed in discovery.installed():
         if installed.kind != "plugin":
             continue
-        status, _ = status_of(installed, configuration)
+        status, reason = status_of(installed, configuration)
+        if status == "broken":
+            _warn_of_absence(installed, reason)
         if status != "active":
             continue
         try:
-            yield _automatic(installed, configuration)
+            yield automatic_member(installed, configuration)
         except CallboardError as error:
-            warnings.warn(
-                f"{installed.name} ({installed.distribution} {installed.version}) is "
-                f"installed but takes no part: {error}",
-                CallboardWarning,
-                stacklevel=4,
-            )
+            remember_failure(installed, error)
+            _warn_of_absence(installed, getattr(error, "reason", str(error)))
 
 
-def _automatic(
+def _warn_of_absence(installed: InstalledPlugin, why: str) -> None:
+    warnings.warn(
+        f"{installed.name} ({installed.distribution} {installed.version}) is "
+        f"installed but takes no part: {why.rstrip('.')}. Repair or uninstall "
+        f"{installed.distribution}.",
+        CallboardWarning,
+        stacklevel=5,
+    )
+
+
+def automatic_member(
     installed: InstalledPlugin, configuration: Configuration
 ) -> ActivePlugin:
+    """An automatic plugin, made and checked, not yet added to a Learner.
+
+    Raises:
+        BrokenPluginError: It cannot be used, or is no observer.
+        CallboardError: Its hookimpls or its configured options are wrong.
+    """
     loaded: Any = installed.load()
     try:
         if isinstance(loaded, type):
@@ -260,10 +306,7 @@ def _automatic(
         message = f"making it raised {type(error).__name__}: {error}"
         raise BrokenPluginError(message) from error
     if member.role != "observe":
-        raise BrokenPluginError(
-            f'its role is "{member.role}"; only observers may join by being installed. '
-            "Offer it in the group callboard.callbacks."
-        )
+        raise BrokenPluginError(refused_role(member.role))
     member.is_automatic = True
     return member
 
@@ -275,16 +318,18 @@ def activate(cbs: Any, configuration: Configuration) -> list[ActivePlugin]:
         CallboardError: One that was asked for cannot take part.
     """
     members = list(automatic(configuration))
-    requested = [
-        _from_name(name, source, configuration, {})
-        for name, source in configuration.enabled.items()
-        if not configuration.disabler(name)
-    ]
-    requested += [
+    given = [
         resolve(cb, "cbs", configuration)
         for cb in as_sequence(cbs)
         if not (isinstance(cb, str) and configuration.disabler(cb))
     ]
+    by_program = {member.name for member in given}
+    requested = [
+        _from_name(name, source, configuration, {})
+        for name, source in configuration.enabled.items()
+        if name not in by_program and not configuration.disabler(name)
+    ]
+    requested += given
     line = []
     for name, options in configuration.line.with_plugins:
         member = _from_name(name, f"--with {name}", configuration, options)
@@ -322,6 +367,20 @@ def joined(
     kept = list(_without_unmet_automatic(kept))
     check_requirements(kept, configuration)
     return kept
+
+
+def rejoined(
+    members: Sequence[ActivePlugin], returning: Sequence[ActivePlugin]
+) -> list[ActivePlugin]:
+    """Members and some that were out for a while, in the sequence they were given.
+
+    One whose key was taken meanwhile gets another.
+    """
+    together = list(members)
+    for member in returning:
+        member.key = _free_key(member.key, {other.key for other in together})
+        together.append(member)
+    return sorted(together, key=lambda m: m.sequence)
 
 
 def _is_replaced(member: ActivePlugin, added: Iterable[ActivePlugin]) -> bool:

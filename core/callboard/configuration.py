@@ -22,16 +22,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from callboard.errors import ConfigurationError, suggestion
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEYS = ("autoload", "allow", "disable", "enable", "options")
 
 
-@dataclass(frozen=True)
-class CommandLine:
+class CommandLine(NamedTuple):
     """The plugins that the command line names.
 
     Attributes:
@@ -79,7 +80,7 @@ class Configuration:
     enabled: dict[str, str] = field(default_factory=dict)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     options_source: str = ""
-    line: CommandLine = CommandLine()
+    line: CommandLine = field(default_factory=CommandLine)
     met: set[str] = field(default_factory=set)
 
     def disabler(self, *names: str) -> str | None:
@@ -95,14 +96,14 @@ class Configuration:
         return None
 
 
-def load_configuration(directory: Path | None = None) -> Configuration:
+def load_configuration(directory: str | Path | None = None) -> Configuration:
     """Read configuration file, environment and command line, in this order.
 
     Raises:
         ConfigurationError: One of them says something impossible.
     """
     configuration = Configuration(line=_command_line.get(CommandLine()))
-    file = find_file(directory or Path.cwd())
+    file = find_file(directory or os.getcwd())
     if file is not None:
         _take_file(configuration, file)
     _take_environment(configuration)
@@ -111,23 +112,30 @@ def load_configuration(directory: Path | None = None) -> Configuration:
     return configuration
 
 
-def find_file(directory: Path) -> Path | None:
+def find_file(directory: str | Path) -> Path | None:
     """The configuration file for a directory: its own, or the nearest above."""
-    for folder in (directory, *directory.parents):
-        own = folder / "callboard.toml"
-        if own.is_file():
-            return own
-        project = folder / "pyproject.toml"
-        if project.is_file() and _has_our_table(project):
-            return project
+    folder, below = os.path.abspath(directory), ""
+    while folder != below:
+        for name in ("callboard.toml", "pyproject.toml"):
+            file = os.path.join(folder, name)
+            if os.path.isfile(file) and _is_ours(file):
+                from pathlib import Path
+
+                return Path(file)
+        folder, below = os.path.dirname(folder), folder
     return None
 
 
-def _has_our_table(project: Path) -> bool:
+def _is_ours(file: str) -> bool:
+    if file.endswith("callboard.toml"):
+        return True
     # A project that never says our name costs no parsing, and may be broken.
-    if b"callboard" not in project.read_bytes():
-        return False
-    return "callboard" in _read(project).get("tool", {})
+    with open(file, "rb") as opened:
+        if b"callboard" not in opened.read():
+            return False
+    from pathlib import Path
+
+    return "callboard" in _read(Path(file)).get("tool", {})
 
 
 def _read(file: Path) -> dict[str, Any]:

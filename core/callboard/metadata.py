@@ -13,11 +13,13 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from callboard.errors import suggestion
 from callboard.folders import Distribution, Distributions, distributions
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CORE = "callboard"
 #: Entry point group -> the kind of thing that its entries name.
@@ -113,6 +115,8 @@ def _folder_of(top: str) -> Path | None:
         return None
     if spec is None:
         return None
+    from pathlib import Path
+
     places = [*(spec.submodule_search_locations or ()), spec.origin]
     return Path(places[0]).resolve().parent if places[0] else None
 
@@ -131,6 +135,8 @@ def _ships(distribution: Distribution, top: str, folder: Path) -> bool:
 
 
 def _home(distribution: Distribution) -> Path:
+    from pathlib import Path
+
     return Path(str(distribution.locate_file(""))).resolve()
 
 

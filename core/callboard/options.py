@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from callboard.errors import OptionError, suggestion
 
@@ -38,16 +40,29 @@ class Option:
 
     @property
     def type_in_words(self) -> str:
-        """The annotation as its author wrote it, ``any`` without one."""
+        """The annotation as people write it, ``any`` without one."""
         if self.annotation is REQUIRED:
             return "any"
-        if isinstance(self.annotation, str):
-            return self.annotation
-        return inspect.formatannotation(self.annotation).replace("typing.", "")
+        return _in_words(self.annotation)
 
     def __str__(self) -> str:
         default = "" if self.is_required else f" = {self.default!r}"
         return f"{self.name}: {self.type_in_words}{default}"
+
+
+def _in_words(annotation: Any) -> str:
+    """``'min' | None`` where Python says ``typing.Optional[Literal['min']]``."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return " | ".join(map(_in_words, get_args(annotation)))
+    if origin is Literal:
+        return " | ".join(map(repr, get_args(annotation)))
+    if annotation is NoneType:
+        return "None"
+    if isinstance(annotation, str):
+        return annotation
+    text = inspect.formatannotation(annotation)
+    return re.sub(r"\b(typing|collections\.abc)\.", "", text)
 
 
 def options_of(plugin: Any) -> tuple[Option, ...]:
@@ -77,12 +92,25 @@ def _parameters(function: Any, *, skip_first: bool) -> tuple[Option, ...]:
 
 
 def check_options(
-    owner: str, options: tuple[Option, ...], given: Mapping[str, Any], source: str
+    owner: str,
+    options: tuple[Option, ...],
+    given: Mapping[str, Any],
+    source: str,
+    *,
+    is_complete: bool = True,
 ) -> dict[str, Any]:
     """The given options with their values as their types want them.
 
     Text is read as the type asks: ``"0.3"`` for a float, ``"true"`` for a bool,
     ``"[1, 2]"`` for a list.
+
+    Args:
+        owner: Whose options these are, for messages.
+        options: The options that there are.
+        given: Values by name.
+        source: Who gave them, for messages.
+        is_complete: Whether a required option that is not given is an error; False
+            where another source may give it.
 
     Raises:
         OptionError: An option that there is not, a wrong value, or one that is missing.
@@ -97,7 +125,7 @@ def check_options(
             )
     checked = {n: _convert(owner, by_name[n], v, source) for n, v in given.items()}
     missing = [o.name for o in options if o.is_required and o.name not in checked]
-    if missing:
+    if missing and is_complete:
         wanted = "; ".join(str(by_name[name]) for name in missing)
         raise OptionError(f"{source}: {owner} needs {wanted}.")
     return checked

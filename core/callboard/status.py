@@ -41,7 +41,7 @@ def status_of(
     if installed.name in configuration.enabled:
         return "active", configuration.enabled[installed.name]
     if installed.kind == "callback":
-        return "available", "takes part when it is named"
+        return "available", "when it is named"
     if configuration.autoload_off:
         return "disabled", configuration.autoload_off
     is_allowed = (
@@ -56,3 +56,11 @@ def status_of(
 def _rivals(installed: InstalledPlugin) -> tuple[InstalledPlugin, ...]:
     namespace = "plugin" if installed.kind == "callback" else installed.kind
     return discovery.doubled().get((namespace, installed.name), ())
+
+
+def refused_role(role: str) -> str:
+    """Why a plugin of this role may not join by being installed."""
+    return (
+        f'its role is "{role}"; only observers may join by being installed. '
+        "Offer it in the group callboard.callbacks."
+    )

@@ -1,0 +1,225 @@
+"""``callboard plugins check``: import every plugin and validate it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from callboard import discovery
+from callboard.activation import DECLARATIONS, automatic, automatic_member, joined
+from callboard.callback import LEARNER_ATTRIBUTES, Callback
+from callboard.cli.specimens import board_of, gathered, specimen, usable
+from callboard.cli.text import columns, wrapped
+from callboard.configuration import Configuration, load_configuration
+from callboard.discovery import InstalledPlugin
+from callboard.errors import BrokenPluginError, CallboardError, suggestion
+from callboard.hookimpls import hookimpls_of
+from callboard.status import status_of
+from callboard.verdicts import remember, remember_failure
+
+HANG = " " * 7
+
+
+@dataclass
+class Report:
+    """What a check of one plugin has shown.
+
+    Attributes:
+        plugin: The plugin.
+        faults: What is wrong.
+        doubts: What its author may have meant otherwise.
+        summary: What it is, where nothing is wrong.
+    """
+
+    plugin: InstalledPlugin
+    faults: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    summary: str = ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a line of the report shows."""
+        state = "wrong" if self.faults else "ok"
+        source = f"{self.plugin.distribution} {self.plugin.version}"
+        what = "; ".join(self.faults) or self.summary
+        return state, self.plugin.name, source, what
+
+
+@click.command("check")
+@click.argument("name", required=False)
+def command(name: str | None) -> None:
+    """Import every plugin, or the one named NAME, and validate it.
+
+    Checked are: the import, every hookimpl against its event, the role of what joins by
+    being installed, the plugin's own name, and whether what would be active together
+    can be: rings and conflicts. The exit status is 1 if anything is wrong.
+
+    \b
+    callboard plugins check
+    callboard plugins check mixup
+    """
+    configuration = load_configuration()
+    chosen = discovery.installed() if name is None else _named(name)
+    reports = [_report_on(plugin, configuration) for plugin in chosen]
+    wrong = list(_faults_together(configuration, reports if name else ()))
+    doubts = [f"{r.plugin.name}: {doubt}" for r in reports for doubt in r.doubts]
+    if name is None:
+        wrong += discovery.problems()
+        doubts += _doubts_about(configuration)
+
+    click.echo(columns([report.cells for report in reports], sys.stdout))
+    for fault in wrong:
+        click.echo(wrapped(f"wrong  {fault}", sys.stdout, HANG))
+    for doubt in doubts:
+        click.echo(wrapped(f"doubt  {doubt}", sys.stdout, HANG))
+    num_wrong = sum(bool(report.faults) for report in reports) + len(wrong)
+    click.echo(f"{len(reports)} checked, {num_wrong or 'nothing'} wrong")
+    if num_wrong:
+        sys.exit(1)
+
+
+def _named(name: str) -> Sequence[InstalledPlugin]:
+    found = [plugin for plugin in discovery.installed() if plugin.name == name]
+    return found or [discovery.find(name)]  # raises, and says what is near
+
+
+def _report_on(plugin: InstalledPlugin, configuration: Configuration) -> Report:
+    report = Report(plugin)
+    status, reason = status_of(plugin, configuration)
+    if status == "broken":
+        report.faults.append(reason)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            report.summary = _validate(plugin, configuration)
+        except CallboardError as error:
+            report.faults.append(getattr(error, "reason", None) or str(error))
+            remember_failure(plugin, error)
+        else:
+            remember(plugin, None)
+            report.faults += _wrong_name(plugin)
+            report.doubts += _doubtful_targets(plugin)
+    report.doubts += [str(warning.message) for warning in caught]
+    return report
+
+
+def _validate(plugin: InstalledPlugin, configuration: Configuration) -> str:
+    """Load a plugin and say in short what it is.
+
+    Raises:
+        CallboardError: Something is wrong with it.
+    """
+    if plugin.kind == "method":
+        return _validate_method(plugin)
+    if plugin.kind == "command":
+        return _validate_command(plugin)
+    member = specimen(plugin)
+    if plugin.kind == "plugin":
+        automatic_member(plugin, configuration)
+    num_hookimpls = len(hookimpls_of(member.plugin, plugin.name))
+    return f"{member.role}, {num_hookimpls} hookimpls"
+
+
+def _validate_method(plugin: InstalledPlugin) -> str:
+    loaded = plugin.load()
+    if not callable(loaded):
+        what = f"{plugin.entry_point} is no function but {type(loaded).__name__}"
+        raise BrokenPluginError(what)
+    if not inspect.signature(loaded).parameters:
+        what = f"{plugin.entry_point} takes no argument; the first is the Learner"
+        raise BrokenPluginError(what)
+    if not plugin.name.isidentifier():
+        what = f"learner.{plugin.name}() is not Python: a method needs another name"
+        raise BrokenPluginError(what)
+    if plugin.name in LEARNER_ATTRIBUTES:
+        raise BrokenPluginError(f"the Learner's own {plugin.name!r} hides it")
+    return "a method"
+
+
+def _validate_command(plugin: InstalledPlugin) -> str:
+    from callboard.cli import HOMES
+
+    loaded = plugin.load()
+    if not isinstance(loaded, click.Command):
+        what = f"{plugin.entry_point} is no click command but {type(loaded).__name__}"
+        raise BrokenPluginError(what)
+    if plugin.name in HOMES:
+        raise BrokenPluginError(f"callboard's own command {plugin.name!r} hides it")
+    return "a command"
+
+
+def _wrong_name(plugin: InstalledPlugin) -> Iterator[str]:
+    """Says so where a plugin calls itself otherwise than its entry point does."""
+    if plugin.kind not in ("plugin", "callback"):
+        return
+    loaded: Any = plugin.load()
+    is_callback = isinstance(loaded, type) and issubclass(loaded, Callback)
+    own = loaded.name if is_callback else vars(loaded).get("name")
+    if isinstance(own, str) and own != plugin.name:
+        yield (
+            f'{plugin.entry_point} calls itself "{own}" and its entry point is named '
+            f'"{plugin.name}"; write name = "{plugin.name}"'
+        )
+
+
+def _doubtful_targets(plugin: InstalledPlugin) -> Iterator[str]:
+    """Declared names that nobody has, but somebody nearly."""
+    if plugin.kind not in ("plugin", "callback"):
+        return
+    known = [p.name for p in discovery.installed() if p.kind in ("plugin", "callback")]
+    member = specimen(plugin)
+    for declaration in DECLARATIONS:
+        for target in member.targets(declaration):
+            if isinstance(target, str) and (near := _near(target, known)):
+                yield f'{declaration} names "{target}", which is not installed.{near}'
+
+
+def _doubts_about(configuration: Configuration) -> Iterator[str]:
+    """Names in the configuration that nobody has, but somebody nearly."""
+    known = [plugin.name for plugin in discovery.installed()]
+    named = {**configuration.disabled, **configuration.enabled}
+    for option_name in configuration.options:
+        named.setdefault(option_name, configuration.options_source)
+    for name, source in named.items():
+        if near := _near(name, known):
+            yield f'{source} names "{name}", which is not installed.{near}'
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """A suggestion for a name, unless somebody has it or offers it."""
+    is_known = name in known or discovery.offered_by(name) is not None
+    return "" if is_known else suggestion(name, known)
+
+
+def _faults_together(
+    configuration: Configuration, named: Sequence[Report]
+) -> Iterator[str]:
+    """Rings among all that is installed; conflicts among what would be active.
+
+    What would be active are the automatic plugins, what the configuration enables, and
+    the plugin that was named.
+    """
+    chosen = {report.plugin.name for report in named}
+    try:
+        board_of(gathered(usable(configuration))[0])
+    except CallboardError as error:
+        if not chosen or chosen & {*getattr(error, "ring", ())}:
+            yield str(error)
+    added = [
+        plugin
+        for plugin in usable(configuration)
+        if plugin.name in chosen or plugin.name in configuration.enabled
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # who is broken has been told already
+        members = list(automatic(configuration))
+    try:
+        joined(members, gathered(added)[0], configuration)
+    except CallboardError as error:
+        yield str(error)

@@ -1,0 +1,162 @@
+"""Groups of commands that are imported when they are called, and what errors become.
+
+A user's mistake is one message and exit status 2. A bug, in a plugin, in the user's own
+code or in ours, keeps its traceback and exits with 1. Ctrl-C exits with 130.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import IO, Any, NamedTuple
+
+import click
+
+from callboard.cli.text import wrapped
+from callboard.errors import (
+    BrokenPluginError,
+    CallboardError,
+    CallboardWarning,
+    suggestion,
+)
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells expect it
+
+
+class Home(NamedTuple):
+    """Where a command is (its module has it as ``command``), and its help in short."""
+
+    module: str
+    summary: str
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def __init__(self, *, homes: Mapping[str, Home], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.homes = homes
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted(self.homes)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; None where there is none of that name."""
+        home = self.homes.get(cmd_name)
+        if home is None:
+            return None
+        command: click.Command = import_module(home.module).command
+        return command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the part of ``--help`` that lists the commands; none is imported."""
+        with formatter.section("Commands"):
+            rows = [(name, self.homes[name].summary) for name in sorted(self.homes)]
+            formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was asked for; a wrong name gets a suggestion."""
+        name = args[0]
+        command = self.get_command(ctx, name)
+        if command is None and not name.startswith("-"):
+            near = suggestion(name, self.list_commands(ctx))
+            ctx.fail(f'There is no command "{ctx.command_path} {name}".{near}')
+        if command is None:
+            return super().resolve_command(ctx, args)
+        return name, command, args[1:]
+
+
+class MainGroup(LazyGroup):
+    """``callboard`` itself: its own commands, and those of installed plugins."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, those of plugins included."""
+        return sorted({*self.homes, *self._sources()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command, or load one that a plugin offers."""
+        if cmd_name in self.homes or cmd_name not in self._sources():
+            return super().get_command(ctx, cmd_name)
+        from callboard import discovery
+
+        installed = discovery.find(cmd_name, "command")
+        command = installed.load()
+        if not isinstance(command, click.Command):
+            source = f"{installed.distribution} {installed.version}"
+            raise BrokenPluginError(
+                f'The command "{cmd_name}" of {source} ({installed.entry_point}) is '
+                f"broken: it is no click command but {type(command).__name__}. Repair "
+                f"or uninstall {installed.distribution}."
+            )
+        return command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the lists of commands; those of plugins by name and source alone."""
+        super().format_commands(ctx, formatter)
+        if sources := self._sources():
+            with formatter.section("Commands of installed plugins"):
+                formatter.write_dl([(name, sources[name]) for name in sorted(sources)])
+
+    def _sources(self) -> dict[str, str]:
+        """The commands of plugins, and where each comes from."""
+        from callboard import discovery
+
+        return {
+            plugin.name: f"From {plugin.distribution} {plugin.version}."
+            for plugin in discovery.installed()
+            if plugin.kind == "command" and plugin.name not in self.homes
+        }
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors become messages and exit statuses here."""
+        with _readable_warnings():
+            try:
+                return super().invoke(ctx)
+            except CallboardError as error:
+                raise Mistake(error) from error
+            except KeyboardInterrupt:
+                click.echo("\ncallboard: interrupted.", err=True)
+                ctx.exit(EXIT_INTERRUPTED)
+
+
+class Mistake(click.ClickException):
+    """An error that the user can mend: its message and its notes, no traceback."""
+
+    exit_code = 2
+
+    def __init__(self, error: CallboardError) -> None:
+        notes = getattr(error, "__notes__", [])
+        super().__init__("\n".join([str(error), *notes]))
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message to stderr."""
+        stream = file or sys.stderr
+        click.echo(wrapped(f"Error: {self.message}", stream), file=stream)
+
+
+@contextmanager
+def _readable_warnings() -> Iterator[None]:
+    """Show Callboard's warnings as sentences, without the line of code."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_ours(
+            message: Warning | str, category: type[Warning], *where: Any, **more: Any
+        ) -> None:
+            if issubclass(category, CallboardWarning):
+                click.echo(wrapped(f"Warning: {message}", sys.stderr), err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = show_ours
+        yield

@@ -102,6 +102,19 @@ def test_a_validation_in_between_moves_nothing():
     assert_same(what_a_run_sees(), what_a_run_sees(cbs=[Validates()]))
 
 
+def test_a_validation_over_the_running_loader_does_not_restart_its_workers():
+    class Validate(Callback):
+        def before_batch(self):
+            if self.iter == 1:
+                self.learn.validate()
+
+    options = {"num_workers": 1, "persistent_workers": True}
+
+    plain = what_a_run_sees(**options)
+
+    assert_same(plain, what_a_run_sees(cbs=[Validate()], **options))
+
+
 def test_epochs_and_fits_are_shuffled_and_augmented_differently():
     keep = Keep()
     loader = DataLoader(Noisy(), 10, shuffle=True, collate_fn=noisy_collate)

@@ -935,6 +935,16 @@ def test_validate_takes_other_data():
     assert set(learner.validate(iter(batches(2)))) == {"valid_loss"}
 
 
+def test_a_callback_that_would_do_nothing_in_a_validation_is_refused():
+    learner = a_learner()
+
+    with pytest.raises(OptionError, match=r"counts.*stages.*\"validate\""):
+        learner.validate(cbs=Counts())
+
+    assert list(learner.cbs) == []
+    assert learner.stage == "fit"
+
+
 def test_validate_returns_what_plugins_publish():
     class Publish(Callback):
         stages = ("validate",)

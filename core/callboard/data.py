@@ -19,6 +19,7 @@ from callboard.errors import CallboardWarning, DataError, OptionError
 from callboard.keyed import (
     MASK,
     STRIDE,
+    KeyedTwin,
     can_be_keyed,
     keyed_generators,
     keyed_twin,
@@ -148,9 +149,7 @@ def batches(learner: Learner) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]
     base, seed = derive_seed(*where, "use"), _seeder(learner.device)
     place, loader = _Placement(learner), learner.dl
     if can_be_keyed(loader):
-        if loader not in learner._keyed_twins:
-            learner._keyed_twins[loader] = keyed_twin(loader)
-        loader = learner._keyed_twins[loader].started_from(derive_seed(*where, "build"))
+        loader = _twin_of(learner, loader).started_from(derive_seed(*where, "build"))
     order = derive_seed(*where, "order")
     seed(order)
     index = -1
@@ -161,6 +160,16 @@ def batches(learner: Learner) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]
     if index < 0:
         _complain_of_no_batches(learner)
     learner._saw_batches(index + 1)
+
+
+def _twin_of(learner: Learner, loader: DataLoader[Any]) -> KeyedTwin:
+    if learner._depth > 1:
+        # The one of the fit may be in mid-pass, and persistent workers make only one.
+        return keyed_twin(loader, persistent_workers=False)
+    if loader not in learner._keyed_twins:
+        twin = keyed_twin(loader, persistent_workers=loader.persistent_workers)
+        learner._keyed_twins[loader] = twin
+    return learner._keyed_twins[loader]
 
 
 def _seeder(device: torch.device) -> Callable[[int], object]:

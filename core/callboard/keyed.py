@@ -133,7 +133,7 @@ class KeyedTwin:
         return self.loader
 
 
-def keyed_twin(loader: DataLoader[Any]) -> KeyedTwin:
+def keyed_twin(loader: DataLoader[Any], *, persistent_workers: bool) -> KeyedTwin:
     """The keyed twin of a loader: same dataset, sampler, workers and collation."""
     options: dict[str, Any] = {
         "num_workers": loader.num_workers,
@@ -144,7 +144,7 @@ def keyed_twin(loader: DataLoader[Any]) -> KeyedTwin:
         "multiprocessing_context": loader.multiprocessing_context,
         "generator": loader.generator,
         "prefetch_factor": loader.prefetch_factor,
-        "persistent_workers": loader.persistent_workers,
+        "persistent_workers": persistent_workers,
         "in_order": loader.in_order,
     }
     has_workers = loader.num_workers > 0

@@ -626,16 +626,26 @@ class Learner:
 
         Args:
             dl: Batches to validate on. Default: the Learner's validation data.
-            cbs: Callbacks that take part in this validation only, in its stage.
+            cbs: Callbacks that take part in this validation only; ``"validate"`` must
+                be one of their ``stages``.
 
         Raises:
-            OptionError: There is no validation data.
+            OptionError: There is no validation data, or a callback takes no part in
+                validations.
         """
         if dl is None and self.dls.valid is None:
             raise OptionError(
                 "validate: the Learner has no validation data; give validate(dl=...)."
             )
+        before = set(self._board.members.values())
         with self.added_cbs(cbs), self.evaluating("validate"):
+            for member in self._board.members.values():
+                if member not in before and "validate" not in member.stages:
+                    raise OptionError(
+                        f"validate: {member.label} would do nothing here, its stages "
+                        f"are {member.stages}. Let its class declare "
+                        '`stages = ("fit", "validate")` to take part.'
+                    )
             mean = _MeanLoss(self._depth)
             with self.added_cbs(mean):
                 self.run_validation(dl)

@@ -26,6 +26,7 @@ AT_REST: Mapping[str, Any] = {
     "pred": None,
     "_loss_grad": None,
     "_evaluated_dl": None,
+    "_resume": None,
     "_depth": 0,
     "stage": "fit",
 }

@@ -21,6 +21,7 @@ from callboard.keyed import (
     STRIDE,
     KeyedTwin,
     can_be_keyed,
+    global_streams,
     keyed_generators,
     keyed_twin,
 )
@@ -134,12 +135,19 @@ def num_batches(loader: Batches) -> int | None:
         return None
 
 
-def batches(learner: Learner) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]]]:
+def batches(
+    learner: Learner, num_done: int = 0, place: Any = None
+) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]]]:
     """Number, inputs and labels of every batch of ``learner.dl``, on the device.
 
     The global random streams are set before the loader starts, before each batch is
     built (``keyed.py``) and before it is used, from the Learner's seed and the
     position: what a plugin draws moves no other batch, nor does a validation between.
+
+    Args:
+        learner: Whose running loader it is.
+        num_done: How many batches were done before; they are left out.
+        place: What the loader itself said of its place then, if it does.
 
     Raises:
         DataError: A training loader gives no batch at all.
@@ -147,19 +155,61 @@ def batches(learner: Learner) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]
     phase = "train" if learner.training else learner.stage + "-valid"
     where = (learner.seed, learner._fit_number, learner.epoch, phase)
     base, seed = derive_seed(*where, "use"), _seeder(learner.device)
-    place, loader = _Placement(learner), learner.dl
-    if can_be_keyed(loader):
-        loader = _twin_of(learner, loader).started_from(derive_seed(*where, "build"))
-    order = derive_seed(*where, "order")
+    placed, order = _Placement(learner), derive_seed(*where, "order")
+    index = num_done - 1
     seed(order)
-    index = -1
     with keyed_generators(learner.dl, order):
-        for index, batch in enumerate(loader):
+        loader = _loader(learner, derive_seed(*where, "build"), num_done, place)
+        for index, batch in enumerate(loader, num_done):
             seed(base + (index + 1) * STRIDE & MASK)
-            yield index, place(batch)
+            yield index, placed(batch)
+    # What follows draws the same numbers however many batches were gone through.
+    seed(derive_seed(*where, "end"))
     if index < 0:
         _complain_of_no_batches(learner)
     learner._saw_batches(index + 1)
+
+
+def seed_epoch(learner: Learner, epoch: int) -> None:
+    """Key what is drawn before the first batch of an epoch by its number."""
+    parts = (learner.seed, learner._fit_number, epoch, "epoch")
+    _seeder(learner.device)(derive_seed(*parts))
+
+
+def _loader(learner: Learner, base: int, num_done: int, place: Any) -> Batches:
+    """The running loader, behind the batches that are done, with keyed draws."""
+    loader = learner.dl
+    if can_be_keyed(loader):
+        return _twin_of(learner, loader).started_from(base, num_done)
+    if isinstance(loader, list | tuple):
+        return loader[num_done:] if num_done else loader
+    if place is not None:
+        loader.load_state_dict(place)
+    num_to_drop = 0 if place is not None else num_done
+    return _built_with_keyed_draws(loader, base, num_done - num_to_drop, num_to_drop)
+
+
+def _built_with_keyed_draws(
+    loader: Batches, base: int, number: int, num_to_drop: int
+) -> Iterator[Any]:
+    """Batches of a loader of any kind, the global streams set before each is built.
+
+    Those that are done are built again and dropped, so that a loader with a state that
+    nobody can see is where it was.
+    """
+    streams, iterator = global_streams(), iter(loader)
+    while True:
+        for set_stream in streams:
+            set_stream(base + number * STRIDE & MASK)
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        number += 1
+        if num_to_drop:
+            num_to_drop -= 1
+        else:
+            yield batch
 
 
 def _twin_of(learner: Learner, loader: DataLoader[Any]) -> KeyedTwin:

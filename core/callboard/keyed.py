@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -49,11 +50,13 @@ class SeedingSampler(Sampler[Any]):
     Attributes:
         sampler: The loader's own sampler or batch sampler.
         base: What the seeds of the next pass derive from; set before every pass.
+        num_done: How many batches the next pass leaves out; set before every pass.
     """
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
         self.base = 0
+        self.num_done = 0
 
     def __iter__(self) -> Iterator[Any]:
         base, streams = self.base, global_streams()
@@ -61,7 +64,8 @@ class SeedingSampler(Sampler[Any]):
         # now hangs on its workers.
         for set_stream in streams:
             set_stream(base & MASK)
-        for number, index in enumerate(self.sampler, 1):
+        to_do = islice(enumerate(self.sampler, 1), self.num_done, None)
+        for number, index in to_do:
             for set_stream in streams:
                 set_stream(base + number * STRIDE & MASK)
             yield index
@@ -84,7 +88,8 @@ class KeyedSampler(SeedingSampler):
         base = self.base
         for set_stream in global_streams():
             set_stream(base & MASK)
-        for number, index in enumerate(self.sampler, 1):
+        to_do = islice(enumerate(self.sampler, 1), self.num_done, None)
+        for number, index in to_do:
             yield Keyed(base + number * STRIDE & MASK, index)
 
 
@@ -113,11 +118,28 @@ class KeyedDataset(Dataset[Any]):
 def can_be_keyed(loader: object) -> bool:
     """Whether a loader is torch's own, over a dataset that is found by index.
 
-    A subclass may do anything in its ``__iter__`` and is left alone.
+    torchdata's is one too where nothing in it keeps a state of its own. Any other
+    subclass may do anything in its ``__iter__`` and is left alone.
     """
-    return type(loader) is DataLoader and not isinstance(
-        loader.dataset, IterableDataset
+    if type(loader) is not DataLoader and not _is_torchdatas(loader):
+        return False
+    dataset: Any = getattr(loader, "dataset", None)
+    is_stateful = _is_torchdatas(loader) and hasattr(dataset, "state_dict")
+    return not isinstance(dataset, IterableDataset) and not is_stateful
+
+
+def _is_torchdatas(loader: object) -> bool:
+    home = type(loader).__module__
+    return isinstance(loader, DataLoader) and home.startswith("torchdata.stateful_")
+
+
+def keeps_its_place(loader: object) -> bool:
+    """Whether a loader itself tells where it is, and goes on from there."""
+    has_state = all(
+        callable(getattr(loader, name, None))
+        for name in ("state_dict", "load_state_dict")
     )
+    return has_state and not can_be_keyed(loader)
 
 
 @dataclass(frozen=True)
@@ -127,9 +149,9 @@ class KeyedTwin:
     loader: DataLoader[Any]
     sampler: SeedingSampler
 
-    def started_from(self, base: int) -> DataLoader[Any]:
-        """The loader, its next pass keyed by ``base``."""
-        self.sampler.base = base
+    def started_from(self, base: int, num_done: int = 0) -> DataLoader[Any]:
+        """The loader, its next pass keyed by ``base`` and without the first batches."""
+        self.sampler.base, self.sampler.num_done = base, num_done
         return self.loader
 
 
@@ -145,7 +167,7 @@ def keyed_twin(loader: DataLoader[Any], *, persistent_workers: bool) -> KeyedTwi
         "generator": loader.generator,
         "prefetch_factor": loader.prefetch_factor,
         "persistent_workers": persistent_workers,
-        "in_order": loader.in_order,
+        "in_order": getattr(loader, "in_order", True),
     }
     has_workers = loader.num_workers > 0
     dataset = KeyedDataset(loader.dataset) if has_workers else loader.dataset

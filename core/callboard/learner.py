@@ -19,7 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from callboard import board, copying, data, discovery, faults, loop, optim, state
+from callboard import (
+    board,
+    copying,
+    data,
+    discovery,
+    faults,
+    loop,
+    optim,
+    resume,
+    saved,
+)
 from callboard.activation import (
     ActivePlugin,
     activate,
@@ -41,6 +51,7 @@ from callboard.errors import (
 )
 from callboard.keyed import KeyedTwin
 from callboard.optim import Rate, Splitter
+from callboard.resume import Resume
 from callboard.state import (
     RandomStream,
     Reason,
@@ -58,6 +69,7 @@ LOOP_STATE = (
     *("stage", "training", "epoch", "n_epoch", "iter", "n_iter", "train_iter"),
     *("pct_train", "dl", "xb", "yb", "pred", "loss", "_loss_grad", "results"),
     *("stop_reason", "plan", "_pct_per_batch", "_evaluated_dl"),
+    *("_resume", "_is_epoch_over", "_first_train_iter"),
 )
 
 
@@ -140,6 +152,10 @@ class Learner:
         self._pct_per_batch = 0.0
         self._evaluated_dl: Any = None
         self._is_predicting_by_keyword = False
+        self._is_epoch_over = False
+        self._first_train_iter = 0  # of the epoch that is running
+        self._resume: Resume | None = None
+        self._next_resume: Resume | None = None
         self._fit_number = 0
         self._depth = 0
         self._streams: dict[str, RandomStream] = {}
@@ -430,6 +446,7 @@ class Learner:
         cbs: Callbacks,
         start_epoch: int,
         reset_opt: bool,
+        going_on: Resume | None,
     ) -> Iterator[None]:
         """What surrounds a fit: set up before, put back after, however it ends."""
         self._check_fit(n_epoch, start_epoch)
@@ -449,8 +466,14 @@ class Learner:
             self.n_epoch, self.epoch, self.iter = n_epoch, start_epoch, 0
             self.train_iter = start_epoch * (num_batches(self.dls.train) or 0)
             self.pct_train = start_epoch / n_epoch if n_epoch else 0.0
+            self._first_train_iter = self.train_iter
+            self._is_epoch_over = False
             self.stop_reason = None
             self.record = RunRecord()
+            if going_on is not None:
+                resume.check(self, going_on)
+                going_on.restore(self)
+            self._resume = going_on
             self._replan()
             leaving: BaseException | None = None
             try:
@@ -528,11 +551,19 @@ class Learner:
         key = member.key if member else ""
         self.record.add_reason(Reason(what, why, key, self.epoch, self.iter))
 
-    def _epochs(self, start: int) -> Iterator[int]:
+    def _epochs(self) -> Iterator[int]:
         """Numbers of the epochs to run, up to where the fit is asked to stop."""
-        for epoch in range(start, self.n_epoch):
+        if self._resume is not None:
+            self._resume.restore(self)
+            if not self._resume.batch:
+                self._resume = None
+            if self.epoch == self.n_epoch > 0:  # nothing is left to do
+                self.epoch, self._is_epoch_over = self.epoch - 1, True
+                return
+        for epoch in range(self.epoch, self.n_epoch):
             if self.stop_reason is not None:
                 return
+            data.seed_epoch(self, epoch)
             yield epoch
 
     def _enter_phase(self, *, training: bool) -> None:
@@ -548,22 +579,82 @@ class Learner:
         self._measure_loader()
         if training:
             self.pct_train = self.epoch / self.n_epoch
+            self._first_train_iter = self.train_iter - self._num_done_before()
         self._replan()
 
     def _measure_loader(self) -> None:
-        self.n_iter = num_batches(self.dl)
-        if self.n_iter is None:
-            # One that is neither hashable nor weakly referenced stays unknown.
-            with suppress(TypeError):
-                self.n_iter = self._known_lengths.get(self.dl)
+        self.n_iter = self._length_of(self.dl)
         num_batches_in_all = (self.n_iter or 0) * self.n_epoch * self.training
         self._pct_per_batch = 1 / num_batches_in_all if num_batches_in_all else 0.0
 
     def _batches(self) -> Iterator[tuple[int, tuple[Any, tuple[Any, ...]]]]:
         if self.training and self.stop_reason is not None:
             return iter(())  # stopped before the first batch
+        num_done, place = self._num_done_before(), None
+        if num_done and self._resume is not None:
+            self._resume.restore(self)
+            place, self._resume = self._resume.saved["loader"], None
         self._measure_loader()  # before_train may have put another loader here
-        return data.batches(self)
+        return data.batches(self, num_done, place)
+
+    # ---- the position in the run ----------------------------------------------
+
+    def _next_batch(self) -> tuple[int, int]:
+        """Epoch, and number in it, of the training batch that comes next."""
+        if self._is_epoch_over:
+            return self.epoch + 1, 0
+        return self.epoch, self.train_iter - self._first_train_iter
+
+    def _num_train_batches(self) -> int | None:
+        """Number of batches in an epoch of training, None while it is unknown."""
+        return self._length_of(self.dls.train)
+
+    def _length_of(self, loader: Any) -> int | None:
+        count = num_batches(loader)
+        if count is None:
+            # One that is neither hashable nor weakly referenced stays unknown.
+            with suppress(TypeError):
+                count = self._known_lengths.get(loader)
+        return count
+
+    def _num_done_before(self) -> int:
+        """Batches of this phase that the saved run had done."""
+        if self._resume is None or not self.training:
+            return 0
+        return self._resume.batch if self.epoch == self._resume.epoch else 0
+
+    def resume_next_fit(self, given: Any, policy: resume.Policy = "warn") -> None:
+        """Let the next fit go on with a saved run, whatever method starts it.
+
+        Where the saved run was in its second fit, as that of ``fine_tune`` is, the
+        first is left out.
+
+        Args:
+            given: What ``state_dict`` returned, the path of a checkpoint, or ``"auto"``
+                for the last good one where there is any.
+            policy: As ``resume_policy`` of ``fit``.
+
+        Raises:
+            OptionError, StateError: There is nothing to go on from.
+        """
+        self._next_resume = resume.as_resume(self, given, policy)
+
+    def _what_to_resume(self, given: Any, policy: resume.Policy) -> Resume | None:
+        if self._depth:
+            return None
+        if given is None:
+            return self._next_resume
+        return resume.as_resume(self, given, policy)
+
+    def _was_done_before(self, saved: Resume | None) -> bool:
+        """Whether this fit is one that ended before the saved state was made."""
+        if saved is None or saved is not self._next_resume:
+            return False
+        if self._fit_number + 1 < saved.fit_number:
+            self._fit_number += 1
+            return True
+        self._next_resume = None
+        return False
 
     def _saw_batches(self, count: int) -> None:
         """Remember the length of a loader that could not tell it."""
@@ -598,6 +689,7 @@ class Learner:
             with untouched_random_state(), self._running(stage):
                 self.results, self.stop_reason = {}, None
                 self.record = RunRecord()
+                self._resume = None
                 self._move_to_device()
                 self._replan()
                 try:
@@ -678,9 +770,9 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Model, optimizer, position, every plugin's state: plain data and tensors."""
-        return state.state_of(self)
+        return saved.state_of(self)
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned.
 
         A plugin that is active and has no state in it keeps its own.
@@ -688,7 +780,7 @@ class Learner:
         Raises:
             StateError: It is of another version, or a part does not fit.
         """
-        state.restore(self, saved)
+        saved.restore(self, state)
 
     def __repr__(self) -> str:
         names = ", ".join(self._board.members) or "none"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from callboard.learner import Callbacks, Learner
     from callboard.optim import Rate
+    from callboard.resume import Policy
 
 
 def fit(
@@ -40,6 +41,8 @@ def fit(
     cbs: Callbacks = None,
     start_epoch: int = 0,
     reset_opt: bool = False,
+    resume: Any = None,
+    resume_policy: Policy = "warn",
 ) -> None:
     """Train for ``n_epoch`` epochs.
 
@@ -50,12 +53,20 @@ def fit(
         cbs: Callbacks that take part in this fit only.
         start_epoch: First epoch to run; schedules go on as if those before had run.
         reset_opt: Make a new optimizer instead of keeping the state of the last fit.
+        resume: Go on with a saved run: what ``state_dict`` returned, the path of a
+            checkpoint, or ``"auto"`` for the last good one where there is any.
+        resume_policy: What to do where plugins, their options or libraries are not
+            those of the saved run: ``"strict"`` refuses, ``"warn"`` says so and goes
+            on, ``"ignore"`` goes on.
     """
-    with learner._fitting(n_epoch, lr, cbs, start_epoch, reset_opt):
+    saved = learner._what_to_resume(resume, resume_policy)
+    if learner._was_done_before(saved):
+        return
+    with learner._fitting(n_epoch, lr, cbs, start_epoch, reset_opt, saved):
         try:
             for call in learner.plan.before_fit:
                 call()
-            for learner.epoch in learner._epochs(start_epoch):
+            for learner.epoch in learner._epochs():
                 learner.plan.do_epoch()
         except CancelFitException as cancel:
             learner._note_cancel(cancel)
@@ -67,7 +78,7 @@ def fit(
 
 def epoch(learner: Learner) -> None:
     """One epoch: train, then validate where there is something to validate on."""
-    learner.results = {}
+    learner.results, learner._is_epoch_over = {}, False
     try:
         for call in learner.plan.before_epoch:
             call()
@@ -80,6 +91,7 @@ def epoch(learner: Learner) -> None:
             call()
     for call in learner.plan.after_epoch:
         call()
+    learner._is_epoch_over = True
     for call in learner.plan.checkpoint:
         call()
 

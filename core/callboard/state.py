@@ -1,4 +1,4 @@
-"""All that a run must remember: random streams, and the record of what happened.
+"""What a run carries along: random streams, and the record of what happened.
 
 Random numbers in training are a function of (seed, fit, epoch, batch): the global
 generator is set anew before every batch, so a plugin that draws from it, a nested
@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from callboard.errors import StateError
-
-if TYPE_CHECKING:
-    from callboard.learner import Learner
-
-STATE_VERSION = 1
 MAX_SEED = (1 << 63) - 1
 MAX_REASONS = 1000
 
@@ -143,78 +137,3 @@ class RunRecord:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for logs and JSON."""
         return asdict(self)
-
-
-def state_of(learner: Learner) -> dict[str, Any]:
-    """Model, optimizer, position and every plugin's state, as ``state_dict``."""
-    plugins = {}
-    for key, member in learner._board.members.items():
-        own = member.plugin.state_dict() if _has_state(member.plugin) else {}
-        if own:  # one without state need not be there when this comes back
-            plugins[key] = own
-    return {
-        "version": STATE_VERSION,
-        "model": learner.model.state_dict(),
-        "opt": None if learner.opt is None else learner.opt.state_dict(),
-        "loop": {
-            "seed": learner.seed,
-            "fit_number": learner._fit_number,
-            "epoch": learner.epoch,
-            "iter": learner.iter,
-            "train_iter": learner.train_iter,
-            "pct_train": learner.pct_train,
-        },
-        "plugins": plugins,
-        "streams": {key: s.get_state() for key, s in learner._streams.items()},
-    }
-
-
-def restore(learner: Learner, state: Mapping[str, Any]) -> None:
-    """Take back what ``state_of`` returned.
-
-    Raises:
-        StateError: It is of another version, or a part does not fit.
-    """
-    version = state.get("version")
-    if version != STATE_VERSION:
-        raise StateError(
-            f"This state is of version {version!r}; this Callboard reads version "
-            f"{STATE_VERSION}."
-        )
-    unknown = sorted(set(state["plugins"]) - set(learner._board.members))
-    if unknown:
-        raise StateError(
-            f"The state holds plugins that are not active: {', '.join(unknown)}. "
-            "Add them, or take them out of state['plugins']."
-        )
-    try:
-        learner.model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise StateError(f"The model does not fit this state: {error}") from error
-    if state["opt"] is None:
-        learner.opt = None  # type: ignore[assignment]
-    else:
-        _restore_optimizer(learner, state["opt"])
-    position = state["loop"]
-    learner.seed, learner._fit_number = position["seed"], position["fit_number"]
-    learner.epoch, learner.iter = position["epoch"], position["iter"]
-    learner.train_iter = position["train_iter"]
-    learner.pct_train = position["pct_train"]
-    for key, plugin_state in state["plugins"].items():
-        learner._board.members[key].plugin.load_state_dict(plugin_state)
-    for key, stream_state in state["streams"].items():
-        stream = learner._streams.setdefault(key, RandomStream())
-        stream.set_state(stream_state)
-
-
-def _has_state(plugin: object) -> bool:
-    return callable(getattr(plugin, "state_dict", None))
-
-
-def _restore_optimizer(learner: Learner, state: dict[str, Any]) -> None:
-    if learner.opt is None:
-        learner.create_opt()
-    try:
-        learner.opt.load_state_dict(state)
-    except ValueError as error:
-        raise StateError(f"The optimizer does not fit this state: {error}") from error

@@ -1,0 +1,133 @@
+"""The saved state of a Learner: what ``state_dict`` returns, and the way back.
+
+Plain data and tensors: model, optimizer, loss, the position in the run, the state and
+random stream of every plugin, and what the run was made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from callboard.errors import StateError
+from callboard.keyed import keeps_its_place
+from callboard.lock import environment, lock_of
+from callboard.state import RandomStream
+
+if TYPE_CHECKING:
+    from callboard.learner import Learner
+
+STATE_VERSION = 1
+
+
+def state_of(learner: Learner) -> dict[str, Any]:
+    """Model, optimizer, position and every plugin's state, as ``state_dict``."""
+    plugins = {}
+    for key, member in learner._board.members.items():
+        own = member.plugin.state_dict() if _has_state(member.plugin) else {}
+        if own:  # one without state need not be there when this comes back
+            plugins[key] = own
+    return {
+        "version": STATE_VERSION,
+        "model": learner.model.state_dict(),
+        "frozen": [
+            n for n, p in learner.model.named_parameters() if not p.requires_grad
+        ],
+        "loss_func": _state_of_loss(learner),
+        "opt": None if learner.opt is None else learner.opt.state_dict(),
+        "loop": {
+            "seed": learner.seed,
+            "fit_number": learner._fit_number,
+            "epoch": learner.epoch,
+            "iter": learner.iter,
+            "train_iter": learner.train_iter,
+            "pct_train": learner.pct_train,
+            "n_epoch": learner.n_epoch,
+            "next": list(learner._next_batch()),
+            "n_iter": learner._num_train_batches(),
+            "stop_reason": learner.stop_reason,
+            "results": dict(learner.results),
+        },
+        "loader": _state_of_loader(learner),
+        "plugins": plugins,
+        "streams": {key: s.get_state() for key, s in learner._streams.items()},
+        "lock": lock_of(learner),
+        "environment": environment(learner),
+    }
+
+
+def _frozen_parameters(model: nn.Module) -> list[str]:
+    return [n for n, p in model.named_parameters() if not p.requires_grad]
+
+
+def _state_of_loss(learner: Learner) -> dict[str, Any]:
+    loss_func = learner.loss_func
+    return loss_func.state_dict() if isinstance(loss_func, nn.Module) else {}
+
+
+def _state_of_loader(learner: Learner) -> Any:
+    """Where the training loader is, if it tells and cannot be told from outside."""
+    loader: Any = learner.dls.train
+    if learner._next_batch()[1] and keeps_its_place(loader):
+        return loader.state_dict()
+    return None
+
+
+def restore(learner: Learner, state: Mapping[str, Any]) -> None:
+    """Take back what ``state_of`` returned.
+
+    Raises:
+        StateError: It is of another version, or a part does not fit.
+    """
+    version = state.get("version")
+    if version != STATE_VERSION:
+        raise StateError(
+            f"This state is of version {version!r}; this Callboard reads version "
+            f"{STATE_VERSION}."
+        )
+    unknown = sorted(set(state["plugins"]) - set(learner._board.members))
+    if unknown:
+        raise StateError(
+            f"The state holds plugins that are not active: {', '.join(unknown)}. "
+            "Add them, or take them out of state['plugins']."
+        )
+    try:
+        learner.model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise StateError(f"The model does not fit this state: {error}") from error
+    frozen = set(state["frozen"])
+    for name, parameter in learner.model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    if isinstance(learner.loss_func, nn.Module):
+        learner.loss_func.load_state_dict(state["loss_func"])
+    if state["opt"] is None:
+        learner.opt = None  # type: ignore[assignment]
+    else:
+        _restore_optimizer(learner, state["opt"])
+    position = state["loop"]
+    learner.seed, learner._fit_number = position["seed"], position["fit_number"]
+    learner.epoch, learner.iter = position["epoch"], position["iter"]
+    learner.train_iter = position["train_iter"]
+    learner.pct_train, learner.n_epoch = position["pct_train"], position["n_epoch"]
+    learner._is_epoch_over = position["next"][0] > learner.epoch
+    learner._first_train_iter = learner.train_iter - position["next"][1]
+    for key, plugin_state in state["plugins"].items():
+        learner._board.members[key].plugin.load_state_dict(plugin_state)
+    for key, stream_state in state["streams"].items():
+        stream = learner._streams.setdefault(key, RandomStream())
+        stream.set_state(stream_state)
+
+
+def _has_state(plugin: object) -> bool:
+    return callable(getattr(plugin, "state_dict", None))
+
+
+def _restore_optimizer(learner: Learner, state: dict[str, Any]) -> None:
+    if learner.opt is None:
+        learner.create_opt()
+    try:
+        learner.opt.load_state_dict(state)
+    except ValueError as error:
+        raise StateError(f"The optimizer does not fit this state: {error}") from error

@@ -1,0 +1,328 @@
+"""A run that goes on from any checkpoint is, bit for bit, the run that never ended."""
+
+import copy
+import random
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from tests.runs import a_learner, weights
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from callboard import Callback, Learner
+from callboard.errors import CallboardWarning, OptionError, StateError
+from callboard_csv_logger import CSVLogger
+from callboard_early_stopping import EarlyStoppingCallback
+from callboard_mixup import MixUp
+from callboard_recorder import Recorder, accuracy
+from callboard_save_model import SaveModelCallback
+from callboard_schedule import ParamScheduler, combined_cos
+
+NUM_SAMPLES, BATCH_SIZE = 14, 4
+
+
+def noise():
+    return float(torch.rand(())) + float(np.random.rand()) + random.random()
+
+
+class Augmented(Dataset):
+    """Samples that hang on all three global random streams."""
+
+    def __init__(self):
+        self.num_loaded = 0
+
+    def __len__(self):
+        return NUM_SAMPLES
+
+    def __getitem__(self, index):
+        self.num_loaded += 1
+        inputs = torch.tensor([index / NUM_SAMPLES, noise(), 1.0])
+        return inputs, torch.tensor(index % 3)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        samples = Augmented()
+        return (samples[index] for index in range(NUM_SAMPLES))
+
+
+def noisy_collate(samples):
+    inputs, labels = torch.utils.data.default_collate(samples)
+    return inputs + 0.1 * noise(), labels
+
+
+LOADERS = {
+    "map-style": lambda: DataLoader(
+        Augmented(), BATCH_SIZE, shuffle=True, collate_fn=noisy_collate
+    ),
+    "a generator of its own": lambda: DataLoader(
+        Augmented(),
+        BATCH_SIZE,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(3),
+    ),
+    "stream": lambda: DataLoader(Stream(), BATCH_SIZE, collate_fn=noisy_collate),
+    "list": lambda: list(DataLoader(Augmented(), BATCH_SIZE)),
+}
+
+
+class Average(Callback):
+    """An average of the weights, and a counter that starts anew in every epoch."""
+
+    def before_fit(self):
+        self.average = [p.detach().clone() for p in self.learn.model.parameters()]
+        self.num_drawn = 0.0
+
+    def before_train(self):
+        self.in_epoch = 0
+
+    def after_step(self):
+        self.in_epoch += 1
+        self.num_drawn += self.rng.random()
+        for mean, weight in zip(self.average, self.model.parameters(), strict=True):
+            mean.lerp_(weight.detach(), 0.1)
+
+    def state_dict(self):
+        return {
+            "average": [mean.clone() for mean in self.average],
+            "num_drawn": self.num_drawn,
+            "in_epoch": self.in_epoch,
+        }
+
+    def load_state_dict(self, state):
+        self.average = [mean.clone() for mean in state["average"]]
+        self.num_drawn, self.in_epoch = state["num_drawn"], state["in_epoch"]
+
+
+class KeepStates(Callback):
+    role = "observe"
+    run_after = ("recorder", "csv-logger")
+
+    def __init__(self):
+        self.states = []
+
+    def checkpoint(self):
+        self.states.append(copy.deepcopy(self.learn.state_dict()))
+
+
+def make(path, loader="map-style", *cbs, with_keeper=True):
+    for set_seed in (torch.manual_seed, np.random.seed, random.seed):
+        set_seed(3)
+    layers = [nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3)]
+    everyday = [
+        Recorder(train_metrics=True),
+        CSVLogger(exclude="time"),
+        EarlyStoppingCallback(patience=9),
+        SaveModelCallback(),
+        MixUp(),
+        Average(),
+        Average(),
+    ]
+    return Learner(
+        (LOADERS[loader](), LOADERS["list"]()),
+        nn.Sequential(*layers),
+        nn.CrossEntropyLoss(),
+        torch.optim.Adam,
+        metrics=accuracy,
+        cbs=[*everyday, *cbs, *([KeepStates()] if with_keeper else [])],
+        path=path,
+        seed=11,
+    )
+
+
+def one_cycle():
+    return ParamScheduler({"lr": combined_cos(0.3, 1e-3, 1e-2, 1e-5)})
+
+
+def bits(learner):
+    """All that a run leaves behind, but for the times."""
+    state = learner.state_dict()
+    recorder = state["plugins"]["recorder"]
+    recorder["values"] = [{**row, "time": 0} for row in recorder["values"]]
+    recorder["phase"] = None
+    state["loop"]["results"].pop("time")
+    state["plugins"].pop("keep-states", None)
+    return state
+
+
+def assert_same(one, other, where="state"):
+    if isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}.{number}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other or (one != one and other != other), where
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_going_on_from_any_checkpoint_equals_straight_through(loader, tmp_path):
+    warnings.filterwarnings("ignore", "schedule: the training loader has no length")
+    run, after = tmp_path / "run", tmp_path / "after"
+    whole = make(run, loader)
+    whole.fit(3, cbs=one_cycle())
+    expected, states = bits(whole), whole.keep_states.states
+    run.rename(after)
+    assert len(states) == 3 * (4 + 1)
+
+    for state in states:
+        shutil.copytree(after, run)
+        resumed = make(run, loader, with_keeper=False)
+        resumed.fit(3, cbs=one_cycle(), resume=state, resume_policy="ignore")
+
+        assert_same(bits(resumed) | {"lock": []}, expected | {"lock": []})
+        log = (run / "history.csv").read_text()
+        assert log == (after / "history.csv").read_text()
+        shutil.rmtree(run)
+
+
+def test_done_batches_are_not_loaded_again(tmp_path):
+    whole = make(tmp_path)
+    whole.fit(1)
+    resumed = make(tmp_path)
+    dataset = resumed.dls.train.dataset
+
+    resumed.fit(1, resume=whole.keep_states.states[2])
+
+    assert dataset.num_loaded == NUM_SAMPLES - 3 * BATCH_SIZE
+
+
+def test_the_number_of_workers_may_change(tmp_path):
+    whole = make(tmp_path / "whole")
+    whole.fit(2)
+
+    resumed = make(tmp_path / "resumed")
+    loader = DataLoader(
+        Augmented(), BATCH_SIZE, shuffle=True, collate_fn=noisy_collate, num_workers=2
+    )
+    resumed.dls = (loader, resumed.dls.valid)
+    resumed.fit(2, resume=whole.keep_states.states[1])
+
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_a_run_that_is_over_has_nothing_left_to_do(tmp_path):
+    whole = make(tmp_path)
+    whole.fit(2)
+
+    resumed = make(tmp_path)
+    resumed.fit(2, resume=whole.keep_states.states[-1])
+
+    assert resumed.dls.train.dataset.num_loaded == 0
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_the_next_fit_leaves_out_those_that_were_over(tmp_path):
+    def fine_tune(learner):
+        learner.splitter = lambda model: [model[0], model[1:]]
+        learner.freeze()
+        learner.fit(1)
+        learner.unfreeze()
+        learner.fit(2)
+
+    whole = make(tmp_path / "whole")
+    fine_tune(whole)
+    in_second = next(
+        s for s in whole.keep_states.states if s["loop"]["fit_number"] == 2
+    )
+
+    resumed = make(tmp_path / "resumed")
+    resumed.resume_next_fit(in_second)
+    fine_tune(resumed)
+
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_a_stop_that_was_asked_for_still_holds(tmp_path):
+    class Stop(Callback):
+        def after_epoch(self):
+            if self.epoch == 0:
+                self.learn.stop("enough")
+
+    whole = make(tmp_path, "list", Stop())
+    whole.fit(3)
+    resumed = make(tmp_path, "list", Stop())
+    resumed.fit(3, resume=whole.keep_states.states[-1])
+    longer = make(tmp_path, "list", Stop())
+    with pytest.warns(CallboardWarning, match="was to have 3 epochs and now has 4"):
+        longer.fit(4, resume=whole.keep_states.states[-1])
+
+    assert resumed.stop_reason == "enough"
+    assert torch.equal(weights(resumed), weights(whole))
+    assert longer.epoch == 3
+
+
+def test_what_is_not_as_it_was_is_said_or_refused(tmp_path):
+    whole = make(tmp_path, "list", Average())
+    whole.fit(1)
+    state = whole.keep_states.states[1]
+
+    with pytest.warns(
+        CallboardWarning, match=r"average-3 \(test_resume.py\) was active"
+    ):
+        make(tmp_path, "list").fit(1, resume=state)
+    with pytest.raises(StateError, match="average-3") as refused:
+        make(tmp_path, "list").fit(1, resume=state, resume_policy="strict")
+    make(tmp_path, "list").fit(1, resume=state, resume_policy="ignore")
+
+    assert 'resume_policy="warn"' in str(refused.value)
+
+
+def test_another_option_or_library_is_said(tmp_path):
+    whole = make(tmp_path, "list")
+    whole.fit(1)
+    state = copy.deepcopy(whole.keep_states.states[1])
+    state["environment"]["torch"] = "1.0"
+    resumed = make(tmp_path, "list")
+    resumed.early_stopping.patience = 3
+
+    with pytest.warns(CallboardWarning) as said:
+        resumed.fit(1, resume=state)
+
+    (text,) = [str(warning.message) for warning in said]
+    assert "early-stopping: patience is 3 now and was 9 then" in text
+    assert "was 1.0 then" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(7, "resume must be"), ({"model": {}}, "no position")],
+)
+def test_what_is_no_state_is_refused(given, message):
+    with pytest.raises((OptionError, StateError), match=message):
+        a_learner().fit(1, resume=given)
+
+
+def test_fewer_epochs_than_are_done_are_refused(tmp_path):
+    whole = make(tmp_path)
+    whole.fit(2)
+
+    with pytest.raises(StateError, match="has done 2 epochs"):
+        make(tmp_path).fit(1, resume=whole.keep_states.states[-1])
+
+
+def test_frozen_parameters_come_back_frozen():
+    class Thaw(Callback):
+        def before_fit(self):
+            self.learn.freeze_to(0)
+            self.learn.model[0].weight.requires_grad_(False)
+
+        def before_epoch(self):
+            if self.epoch == 1:
+                self.learn.model[0].weight.requires_grad_(True)
+
+    keep = KeepStates()
+    whole = a_learner(cbs=[Thaw(), keep])
+    whole.fit(4)
+    resumed = a_learner(cbs=[Thaw(), KeepStates()])
+    resumed.fit(4, resume=keep.states[7])
+
+    assert torch.equal(weights(resumed), weights(whole))

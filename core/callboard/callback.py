@@ -54,7 +54,8 @@ LEARNER_ATTRIBUTES = (
     *("y", "pred", "loss", "loss_grad", "results", "record", "stop_reason", "plan"),
     *("fit", "validate", "add_cb", "add_cbs", "remove_cb", "remove_cbs", "added_cbs"),
     *("removed_cbs", "stop", "freeze", "freeze_to", "unfreeze", "create_opt"),
-    *("show_training_loop", "evaluating", "run_validation", "resume_next_fit"),
+    *("show_training_loop", "evaluating", "run_validation", "position"),
+    *("resume_next_fit", "note_non_finite"),
 )
 
 

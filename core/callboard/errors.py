@@ -12,6 +12,7 @@ CallboardError
 ├── OrderingError             constraints that no order can meet
 ├── MisplacedCancelError      a cancel raised where its level is not open
 ├── DataError                 data or a batch that the loop cannot use
+├── NonFiniteError            the loss or the weights became NaN or infinite
 ├── TargetError               a command-line target that gives no Learner
 └── StateError                a saved state that does not fit
 
@@ -83,6 +84,10 @@ class MisplacedCancelError(CallboardError):
 
 class DataError(CallboardError):
     """The data, or one batch of it, cannot be used by the loop."""
+
+
+class NonFiniteError(CallboardError, ArithmeticError):
+    """The loss or the weights are NaN or infinite: nothing more can be learned."""
 
 
 class TargetError(CallboardError):

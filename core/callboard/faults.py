@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from callboard.control import CancelException
-from callboard.errors import MisplacedCancelError, ObserverWarning
+from callboard.errors import MisplacedCancelError, NonFiniteError, ObserverWarning
 from callboard.events import EVENTS
 from callboard.state import Failure
 
@@ -49,6 +49,16 @@ def explained(learner: Learner, error: BaseException) -> BaseException:
     if not any(note.startswith(PLACE) for note in notes):
         error.add_note(where)
     return error
+
+
+def non_finite(learner: Learner, train_iter: int, loss: float) -> NonFiniteError:
+    """The error that a loss which is no number ends the fit with."""
+    batch = train_iter - learner._first_train_iter - 1
+    return NonFiniteError(
+        f"The training loss became {loss} in epoch {learner.epoch}, training batch "
+        f"{batch} (step {train_iter}). Lower the learning rate, clip the gradients or "
+        "look at that batch; a checkpoint from before is what to go on from."
+    )
 
 
 def break_cycles(traceback: TracebackType | None) -> None:

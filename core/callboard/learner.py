@@ -156,6 +156,7 @@ class Learner:
         self._first_train_iter = 0  # of the epoch that is running
         self._resume: Resume | None = None
         self._next_resume: Resume | None = None
+        self._non_finite: tuple[int, float] | None = None
         self._fit_number = 0
         self._depth = 0
         self._streams: dict[str, RandomStream] = {}
@@ -446,7 +447,8 @@ class Learner:
         cbs: Callbacks,
         start_epoch: int,
         reset_opt: bool,
-        going_on: Resume | None,
+        given: Any,
+        policy: resume.Policy,
     ) -> Iterator[None]:
         """What surrounds a fit: set up before, put back after, however it ends."""
         self._check_fit(n_epoch, start_epoch)
@@ -468,8 +470,9 @@ class Learner:
             self.pct_train = start_epoch / n_epoch if n_epoch else 0.0
             self._first_train_iter = self.train_iter
             self._is_epoch_over = False
-            self.stop_reason = None
+            self.stop_reason = self._non_finite = None
             self.record = RunRecord()
+            going_on = self._what_to_resume(given, policy)
             if going_on is not None:
                 resume.check(self, going_on)
                 going_on.restore(self)
@@ -599,8 +602,13 @@ class Learner:
 
     # ---- the position in the run ----------------------------------------------
 
-    def _next_batch(self) -> tuple[int, int]:
-        """Epoch, and number in it, of the training batch that comes next."""
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epoch, and number in it, of the training batch that comes next.
+
+        At a ``checkpoint`` all that comes before it is done; between epochs the number
+        is 0.
+        """
         if self._is_epoch_over:
             return self.epoch + 1, 0
         return self.epoch, self.train_iter - self._first_train_iter
@@ -623,7 +631,9 @@ class Learner:
             return 0
         return self._resume.batch if self.epoch == self._resume.epoch else 0
 
-    def resume_next_fit(self, given: Any, policy: resume.Policy = "warn") -> None:
+    def resume_next_fit(
+        self, given: Any, policy: resume.Policy = "warn"
+    ) -> tuple[int, int] | None:
         """Let the next fit go on with a saved run, whatever method starts it.
 
         Where the saved run was in its second fit, as that of ``fine_tune`` is, the
@@ -634,27 +644,58 @@ class Learner:
                 for the last good one where there is any.
             policy: As ``resume_policy`` of ``fit``.
 
+        Returns:
+            The epoch, and the number of its training batches that are done; None where
+            ``"auto"`` finds nothing, and the run starts from its beginning.
+
         Raises:
             OptionError, StateError: There is nothing to go on from.
         """
         self._next_resume = resume.as_resume(self, given, policy)
+        if self._next_resume is None:
+            return None
+        return self._next_resume.epoch, self._next_resume.batch
+
+    def _was_done_before(self) -> bool:
+        """Whether the next fit is one that the saved run had behind it."""
+        saved = self._next_resume
+        if self._depth or saved is None or self._fit_number + 1 >= saved.fit_number:
+            return False
+        self._fit_number += 1
+        return True
 
     def _what_to_resume(self, given: Any, policy: resume.Policy) -> Resume | None:
-        if self._depth:
+        if self._depth > 1:
             return None
-        if given is None:
-            return self._next_resume
-        return resume.as_resume(self, given, policy)
+        waiting, self._next_resume = self._next_resume, None
+        return waiting if given is None else resume.as_resume(self, given, policy)
 
-    def _was_done_before(self, saved: Resume | None) -> bool:
-        """Whether this fit is one that ended before the saved state was made."""
-        if saved is None or saved is not self._next_resume:
-            return False
-        if self._fit_number + 1 < saved.fit_number:
-            self._fit_number += 1
-            return True
-        self._next_resume = None
-        return False
+    def note_non_finite(self, train_iter: int, loss: float) -> None:
+        """Tell of a training loss that is NaN or infinite: the fit ends with an error.
+
+        Any plugin that reads losses may; the loop itself looks at the last one of an
+        epoch only, since reading waits for the device. The first one counts.
+
+        Args:
+            train_iter: Number of training batches that were done with it, from 1.
+            loss: What it was.
+        """
+        if self.stage == "fit" and self._non_finite is None:
+            self._non_finite = (train_iter, loss)
+            self.stop_reason = self.stop_reason or f"the loss became {loss}"
+
+    def _refuse_non_finite_loss(self) -> None:
+        if self.stage != "fit" or not isinstance(self.loss, Tensor):
+            return
+        if self.loss.is_meta:  # it has no value
+            return
+        has_stopped = self.stop_reason is not None
+        if self._non_finite is None and not has_stopped and self.position[1]:
+            loss = self.loss.detach().mean()
+            if not bool(torch.isfinite(loss)):
+                self.note_non_finite(self.train_iter, float(loss))
+        if self._non_finite is not None:
+            raise faults.non_finite(self, *self._non_finite)
 
     def _saw_batches(self, count: int) -> None:
         """Remember the length of a loader that could not tell it."""

@@ -59,10 +59,10 @@ def fit(
             those of the saved run: ``"strict"`` refuses, ``"warn"`` says so and goes
             on, ``"ignore"`` goes on.
     """
-    saved = learner._what_to_resume(resume, resume_policy)
-    if learner._was_done_before(saved):
+    if resume is None and learner._was_done_before():
         return
-    with learner._fitting(n_epoch, lr, cbs, start_epoch, reset_opt, saved):
+    setup = (n_epoch, lr, cbs, start_epoch, reset_opt, resume, resume_policy)
+    with learner._fitting(*setup):
         try:
             for call in learner.plan.before_fit:
                 call()
@@ -114,6 +114,7 @@ def train(learner: Learner) -> None:
             call()
     for call in learner.plan.after_train:
         call()
+    learner._refuse_non_finite_loss()
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def state_of(learner: Learner) -> dict[str, Any]:
             "train_iter": learner.train_iter,
             "pct_train": learner.pct_train,
             "n_epoch": learner.n_epoch,
-            "next": list(learner._next_batch()),
+            "next": list(learner.position),
             "n_iter": learner._num_train_batches(),
             "stop_reason": learner.stop_reason,
             "results": dict(learner.results),
@@ -70,7 +70,7 @@ def _state_of_loss(learner: Learner) -> dict[str, Any]:
 def _state_of_loader(learner: Learner) -> Any:
     """Where the training loader is, if it tells and cannot be told from outside."""
     loader: Any = learner.dls.train
-    if learner._next_batch()[1] and keeps_its_place(loader):
+    if learner.position[1] and keeps_its_place(loader):
         return loader.state_dict()
     return None
 

@@ -9,7 +9,7 @@ Source      Zhang et al. 2018, arXiv:1710.09412; each item has a share of its ow
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,7 +90,7 @@ def blended_loss(
             in another way than by a mean or a sum.
     """
     reduction = reduction_of(loss_func)
-    others = _changed(labels, lambda label: label[blend.partner])
+    others = with_changed_tensors(labels, lambda label: label[blend.partner])
     own = item_losses(loss_func, pred, labels)
     losses = blend.between(item_losses(loss_func, pred, others), own)
     if reduction == "sum":
@@ -134,27 +134,46 @@ def _class_loss_options(loss_func: LossFunction) -> Mapping[str, Any] | None:
     return {} if loss_func in CLASS_LOSS_FUNCTIONS else None
 
 
-class MixUp(Callback):
-    """Trains on blends of two items of the batch, and of their labels.
+class MixHandler(Callback):
+    """Mixes the items of a training batch and their labels; the base of such plugins.
+
+    Abstract: a subclass says in ``mix`` what becomes of the inputs.
 
     Args:
-        alpha: Strength, above 0: shares are drawn from Beta(alpha, alpha). At 0.4 most
-            blends are nearly one item; at 1 all shares are as likely.
+        alpha: Strength, above 0: shares are drawn from Beta(alpha, alpha).
+
+    Attributes:
+        usual_alpha: A good ``alpha``, for the message about a wrong one.
     """
 
-    name = "mixup"
+    name = "mix-handler"
     role = "modify"
-    conflicts_with = "cutmix"
+    stages = ("fit", "lr-find")
     run_valid = False
+    usual_alpha = 0.4
 
-    def __init__(self, alpha: float = 0.4) -> None:
+    def __init__(self, alpha: float = 0.5) -> None:
         if not 0 < alpha < math.inf:
             raise OptionError(
-                f"{self.name}: alpha must be a number above 0, got {alpha!r}. Use 0.4, "
-                "or 0.2 for weaker blends."
+                f"{self.name}: alpha must be a number above 0, got {alpha!r}. Use "
+                f"{self.usual_alpha}, or half of it for weaker blends."
             )
         self.alpha = alpha
         self._blend: Blend | None = None
+
+    def mix(self, labels: Sequence[Tensor]) -> Blend | None:
+        """Mix ``learner.xb`` and say how labels are to be blended.
+
+        Args:
+            labels: The tensors in ``learner.yb``, one entry an item each.
+
+        Returns:
+            None where the labels are settled already.
+
+        Raises:
+            DataError: The inputs cannot be mixed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define mix()")
 
     def before_fit(self) -> None:
         """Refuse a fit whose labels are out of reach."""
@@ -166,21 +185,17 @@ class MixUp(Callback):
             )
 
     def before_batch(self) -> None:
-        """Blend the inputs, and labels that are numbers."""
+        """Mix the inputs, and blend labels that are numbers."""
         learner, self._blend = self.learn, None
-        labels = list(_tensors(learner.yb))
         if not learner.yb:
             return
-        self._check(learner.xb, labels)
-        num_items, device = len(labels[0]), labels[0].device
-        blend = draw_blend(self.rng, self.alpha, num_items, device)
-
-        def blended(numbers: Tensor) -> Tensor:
-            return blend.numbers(numbers) if _is_blendable(numbers, labels) else numbers
-
-        learner.xb = _changed(learner.xb, blended)
+        labels = list(tensors_in(learner.yb))
+        self._check(labels)
+        blend = self.mix(labels)
+        if blend is None:
+            return
         if all(label.is_floating_point() for label in labels):
-            learner.yb = _changed(learner.yb, blended)
+            learner.yb = with_changed_tensors(learner.yb, blend.numbers)
         else:
             self._blend = blend
 
@@ -192,7 +207,7 @@ class MixUp(Callback):
         assert learner.loss_func is not None
         return blended_loss(learner.loss_func, learner.pred, learner.yb, self._blend)
 
-    def _check(self, inputs: Any, labels: list[Tensor]) -> None:
+    def _check(self, labels: Sequence[Tensor]) -> None:
         if not labels or any(label.ndim == 0 for label in labels):
             raise DataError(
                 f"{self.name}: labels must be tensors with one entry an item; this "
@@ -202,39 +217,65 @@ class MixUp(Callback):
             sizes = ", ".join(str(len(label)) for label in labels)
             message = f"{self.name}: labels are of different numbers of items: {sizes}."
             raise DataError(message)
-        if not any(_is_blendable(tensor, labels) for tensor in _tensors(inputs)):
+
+
+class MixUp(MixHandler):
+    """Trains on blends of two items of the batch, and of their labels.
+
+    Args:
+        alpha: Strength, above 0: shares are drawn from Beta(alpha, alpha). At 0.4 most
+            blends are nearly one item; at 1 all shares are as likely.
+    """
+
+    name = "mixup"
+    conflicts_with = "cutmix"
+
+    def __init__(self, alpha: float = 0.4) -> None:
+        super().__init__(alpha)
+
+    def mix(self, labels: Sequence[Tensor]) -> Blend:
+        """Blend every input of floating-point numbers."""
+        learner, num_items = self.learn, len(labels[0])
+
+        def is_blendable(tensor: Tensor) -> bool:
+            is_per_item = tensor.ndim > 0 and len(tensor) == num_items
+            return is_per_item and tensor.is_floating_point()
+
+        if not any(is_blendable(tensor) for tensor in tensors_in(learner.xb)):
             raise DataError(
                 f"{self.name}: no input is a tensor of floating-point numbers with one "
-                f"entry for each of {len(labels[0])} items, so there is nothing to "
+                f"entry for each of {num_items} items, so there is nothing to "
                 "blend. Turn images into floats before they reach the loop."
             )
+        blend = draw_blend(self.rng, self.alpha, num_items, labels[0].device)
+
+        def blended(tensor: Tensor) -> Tensor:
+            return blend.numbers(tensor) if is_blendable(tensor) else tensor
+
+        learner.xb = with_changed_tensors(learner.xb, blended)
+        return blend
 
 
-def _is_blendable(tensor: Tensor, labels: list[Tensor]) -> bool:
-    is_per_item = tensor.ndim > 0 and len(tensor) == len(labels[0])
-    return is_per_item and tensor.is_floating_point()
-
-
-def _tensors(data: Any) -> Iterator[Tensor]:
+def tensors_in(data: Any) -> Iterator[Tensor]:
     """All tensors in tuples, lists and mappings."""
     if isinstance(data, Tensor):
         yield data
     elif isinstance(data, Mapping):
         for part in data.values():
-            yield from _tensors(part)
+            yield from tensors_in(part)
     elif isinstance(data, tuple | list):
         for part in data:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
-def _changed(data: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def with_changed_tensors(data: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The same tuples, lists and mappings with every tensor changed."""
     if isinstance(data, Tensor):
         return change(data)
     if isinstance(data, Mapping):
-        return {key: _changed(part, change) for key, part in data.items()}
+        return {key: with_changed_tensors(part, change) for key, part in data.items()}
     if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(_changed(part, change) for part in data))
+        return type(data)(*(with_changed_tensors(part, change) for part in data))
     if isinstance(data, tuple | list):
-        return type(data)(_changed(part, change) for part in data)
+        return type(data)(with_changed_tensors(part, change) for part in data)
     return data

@@ -25,6 +25,7 @@ from callboard.options import (
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
+    from callboard.resume import Policy
 
 Named = tuple[str, dict[str, str]]
 
@@ -110,6 +111,18 @@ def read_assignments(
     help="A plugin that takes no part.",
 )
 @click.option(
+    "--resume",
+    metavar="auto|PATH",
+    help="Go on with a saved run: the last good checkpoint, or that at PATH.",
+)
+@click.option(
+    "--resume-policy",
+    type=click.Choice(["strict", "warn", "ignore"]),
+    default="warn",
+    show_default=True,
+    help="What to do where plugins, options or libraries are not as they were.",
+)
+@click.option(
     "-o",
     "options",
     callback=read_assignments,
@@ -124,6 +137,8 @@ def command(
     schedule: Named | None,
     with_plugins: Sequence[Named],
     without: Sequence[str],
+    resume: str | None,
+    resume_policy: Policy,
     options: Mapping[str, str],
 ) -> None:
     """Train the Learner that TARGET makes.
@@ -135,6 +150,7 @@ def command(
     callboard fit train.py --epochs 5
     callboard fit train.py --epochs 5 --lr 3e-3 --schedule one-cycle
     callboard fit train.py:small --epochs 1 -o width=32 --with mixup:alpha=0.3
+    callboard fit train.py --epochs 90 --with checkpoint:every=10min --resume auto
     """
     from callboard.cli.target import load_learner
 
@@ -145,6 +161,8 @@ def command(
         learner = load_learner(target, options)
     _check_without(line, learner)
     click.echo(repr(learner.cbs) + "\n")
+    if resume is not None:
+        click.echo(wrapped(_resumed(learner, resume, resume_policy), sys.stdout) + "\n")
     begin = time.monotonic()
     if fit is None:
         learner.fit(epochs, lr)
@@ -153,6 +171,22 @@ def command(
     seconds = time.monotonic() - begin
     for text in _outcome(learner, seconds):
         click.echo(wrapped(text, sys.stdout))
+
+
+def _resumed(learner: Learner, given: str, policy: Policy) -> str:
+    """Let the fit go on with a saved run; says where it goes on.
+
+    Raises:
+        CallboardError: There is nothing to read it with, or nothing to read.
+    """
+    if not any(p.name == "read_checkpoint" for p in discovery.installed()):
+        hint = discovery.install_hint("checkpoint")
+        raise OptionError(f"--resume: no installed plugin reads checkpoints.{hint}")
+    position = learner.resume_next_fit(given, policy)
+    if position is None:
+        return "There is no checkpoint yet: the run starts from its beginning."
+    epoch, batch = position
+    return f"Going on in epoch {epoch}, behind {batch} of its batches."
 
 
 def _check_names(line: CommandLine) -> None:

@@ -124,9 +124,12 @@ class MainGroup(LazyGroup):
                 return super().invoke(ctx)
             except CallboardError as error:
                 raise Mistake(error) from error
-            except KeyboardInterrupt:
-                click.echo("\ncallboard: interrupted.", err=True)
-                ctx.exit(EXIT_INTERRUPTED)
+            except KeyboardInterrupt as interrupt:
+                what = str(interrupt) or "interrupted."
+                click.echo(f"\ncallboard: {what}", err=True)
+                # One that says its own exit code was raised for another signal.
+                code = getattr(interrupt, "code", EXIT_INTERRUPTED)
+                ctx.exit(code)
 
 
 class Mistake(click.ClickException):

@@ -10,7 +10,7 @@ from torch.nn import functional
 from callboard import Callback, CancelBatchException, DataLoaders, Learner
 from callboard.errors import ActivationError, DataError, OptionError
 from callboard.state import RandomStream
-from callboard_mixup import Blend, MixUp, blended_loss, draw_blend
+from callboard_mixup import Blend, MixHandler, MixUp, blended_loss, draw_blend
 
 
 class Capture(Callback):
@@ -473,6 +473,36 @@ def test_an_optimizer_that_asks_for_the_loss_again_gets_the_blended_one():
 
     opt.step(closure)
     torch.testing.assert_close(learner.model.weight, model.weight)
+
+
+def test_it_takes_part_in_the_search_for_a_learning_rate():
+    capture = Capture()
+    capture.stages = ("lr-find",)
+    learner = make_learner([make_data()], MixUp(), capture)
+
+    with learner.evaluating("lr-find"):
+        learner.fit(1)
+
+    inputs = make_data()[0]
+    assert_same(capture.seen[0][0][0], first_blend().numbers(inputs))
+    assert_same(capture.seen[1][0][0], inputs)
+
+
+def test_a_way_of_mixing_of_ones_own_gets_labels_and_loss_blended():
+    class Halves(MixHandler):
+        name = "mixup"
+
+        def mix(self, labels):
+            partner = torch.arange(len(labels[0])).flip(0)
+            return Blend(torch.full((len(partner),), 0.5), partner)
+
+    capture = Capture()
+    make_learner([make_data()], Halves(), capture).fit(1)
+
+    _, _, pred, loss = capture.seen[0]
+    labels = make_data()[1]
+    both = [functional.cross_entropy(pred, each) for each in (labels, labels.flip(0))]
+    torch.testing.assert_close(loss, sum(both) / 2)
 
 
 # ---- what is refused ----------------------------------------------------------

@@ -328,9 +328,19 @@ class Recorder(Callback):
             # Each step takes its share and leaves the rest, so lengths differ.
             read_hypers = [dict(zip(names, numbers)) for names in all_hypers]  # noqa: B905
             self.history.extend(steps, read_losses, read_hypers)
+            self._tell_of_non_finite(steps, read_losses)
             if self._train is not None:
                 self._train.loss.add_all(read_losses, sizes)
         return self.history
+
+    def _tell_of_non_finite(
+        self, steps: Sequence[int], losses: Sequence[float]
+    ) -> None:
+        learner: Learner | None = self.learn
+        for step, loss in zip(steps, losses, strict=True):
+            if learner is not None and not math.isfinite(loss):
+                learner.note_non_finite(step, loss)
+                return
 
     # ---- state ----------------------------------------------------------------
 

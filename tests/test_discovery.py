@@ -696,3 +696,11 @@ def test_a_broken_callback_fails_the_import_naming_its_distribution(site):
 
     with pytest.raises(BrokenPluginError, match=r"callboard-violet.*ZeroDivisionError"):
         from callboard.callbacks import Violet  # noqa: F401
+
+
+def test_a_module_is_not_taken_for_one_of_the_same_name_elsewhere(tmp_path):
+    of_pytest = distribution_of("pytest", pytest.__file__)
+    mine = tmp_path / "pytest" / "mine.py"
+
+    assert of_pytest == distribution_of("pytest")
+    assert distribution_of("pytest.mine", str(mine)) is None

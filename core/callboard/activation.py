@@ -133,7 +133,7 @@ class ActivePlugin:
             subject = sys.modules.get(type(subject).__module__)
         name = getattr(subject, "__name__", "")
         file = getattr(subject, "__file__", None)
-        shipped = discovery.distribution_of(name) if name != "__main__" else None
+        shipped = discovery.distribution_of(name, file)
         if shipped is not None:
             return shipped
         return (Path(file).name if file else "your code", "")

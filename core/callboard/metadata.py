@@ -28,6 +28,7 @@ GROUPS = {
     "callboard.callbacks": "callback",
     "callboard.methods": "method",
     "callboard.commands": "command",
+    "callboard.adapters": "adapter",
 }
 
 
@@ -81,21 +82,43 @@ def is_installed(distribution_name: str) -> bool:
     return distributions().first(distribution_name) is not None
 
 
-def distribution_of(module_name: str) -> tuple[str, str] | None:
+def distribution_of(
+    module_name: str, file: str | None = None
+) -> tuple[str, str] | None:
     """Name and version of the distribution that ships a module's top-level package.
 
     None for the standard library, for scripts and for modules that merely lie in a
     folder of ``sys.path``. Editable installs are known by their ``.pth`` files.
+
+    Args:
+        module_name: Its full name.
+        file: Where it was imported from, which tells modules of one name apart: many a
+            project has a folder of the name ``tests``.
     """
     top = module_name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "__main__":
         return None
-    return _distribution_of(top, tuple(sys.path))
+    return _distribution_of(top, _root_of(module_name, file), tuple(sys.path))
+
+
+def _root_of(module_name: str, file: str | None) -> str | None:
+    """The folder that a module's top-level package lies in."""
+    from pathlib import Path
+
+    if file is None:
+        return None
+    path = Path(file)
+    depth = module_name.count(".") + (path.stem == "__init__")
+    return str(path.parents[depth]) if depth < len(path.parents) else None
 
 
 @lru_cache(maxsize=256)
-def _distribution_of(top: str, path: tuple[str, ...]) -> tuple[str, str] | None:
-    folder = _folder_of(top)
+def _distribution_of(
+    top: str, root: str | None, path: tuple[str, ...]
+) -> tuple[str, str] | None:
+    from pathlib import Path
+
+    folder = _folder_of(top) if root is None else Path(root).resolve()
     if folder is None:
         return None
     for distribution in distributions().all():

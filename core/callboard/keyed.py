@@ -155,9 +155,14 @@ class KeyedTwin:
         return self.loader
 
 
-def keyed_twin(loader: DataLoader[Any], *, persistent_workers: bool) -> KeyedTwin:
-    """The keyed twin of a loader: same dataset, sampler, workers and collation."""
-    options: dict[str, Any] = {
+def loader_options(loader: DataLoader[Any]) -> dict[str, Any]:
+    """The options of a loader but for dataset, batches and sampler.
+
+    For a loader that differs from another in these only:
+
+        DataLoader(loader.dataset, batch_sampler=mine, **loader_options(loader))
+    """
+    return {
         "num_workers": loader.num_workers,
         "collate_fn": loader.collate_fn,
         "pin_memory": loader.pin_memory,
@@ -166,9 +171,14 @@ def keyed_twin(loader: DataLoader[Any], *, persistent_workers: bool) -> KeyedTwi
         "multiprocessing_context": loader.multiprocessing_context,
         "generator": loader.generator,
         "prefetch_factor": loader.prefetch_factor,
-        "persistent_workers": persistent_workers,
+        "persistent_workers": loader.persistent_workers,
         "in_order": getattr(loader, "in_order", True),
     }
+
+
+def keyed_twin(loader: DataLoader[Any], *, persistent_workers: bool) -> KeyedTwin:
+    """The keyed twin of a loader: same dataset, sampler, workers and collation."""
+    options = loader_options(loader) | {"persistent_workers": persistent_workers}
     has_workers = loader.num_workers > 0
     dataset = KeyedDataset(loader.dataset) if has_workers else loader.dataset
     kind = KeyedSampler if has_workers else SeedingSampler

@@ -14,7 +14,7 @@ from torch import nn
 from callboard.errors import StateError
 from callboard.keyed import keeps_its_place
 from callboard.lock import environment, lock_of
-from callboard.state import RandomStream
+from callboard.state import RandomStream, derive_seed
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
@@ -115,9 +115,12 @@ def restore(learner: Learner, state: Mapping[str, Any]) -> None:
     learner._first_train_iter = learner.train_iter - position["next"][1]
     for key, plugin_state in state["plugins"].items():
         learner._board.members[key].plugin.load_state_dict(plugin_state)
-    for key, stream_state in state["streams"].items():
+    for key in {**learner._streams, **state["streams"]}:
         stream = learner._streams.setdefault(key, RandomStream())
-        stream.set_state(stream_state)
+        if key in state["streams"]:
+            stream.set_state(state["streams"][key])
+        else:  # nobody had drawn from it yet
+            stream.manual_seed(derive_seed(learner.seed, "plugin", key))
 
 
 def _has_state(plugin: object) -> bool:

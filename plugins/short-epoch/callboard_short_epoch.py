@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from callboard import Callback
 from callboard.data import Batches, num_batches
 from callboard.errors import DataError, OptionError
+from callboard.keyed import loader_options
 
 # 0.1 * 30 is 3.0000000000000004, which is three batches and not four.
 SLACK = 1e-9
@@ -86,18 +87,7 @@ def shortened(loader: Batches, count: int) -> Batches:
     # A subclass may do anything in its __iter__.
     if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
         return FirstOfLoader(loader, count)
-    options: dict[str, Any] = {
-        "num_workers": loader.num_workers,
-        "collate_fn": loader.collate_fn,
-        "pin_memory": loader.pin_memory,
-        "timeout": loader.timeout,
-        "worker_init_fn": loader.worker_init_fn,
-        "multiprocessing_context": loader.multiprocessing_context,
-        "generator": loader.generator,
-        "prefetch_factor": loader.prefetch_factor,
-        "persistent_workers": loader.persistent_workers,
-        "in_order": loader.in_order,
-    }
+    options = loader_options(loader)
     if loader.batch_sampler is None:
         sampler = FirstBatches(loader.sampler, count)
         return DataLoader(loader.dataset, batch_size=None, sampler=sampler, **options)

@@ -1,5 +1,7 @@
 """How many batches are run, which, and that nothing is missing in the results."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -318,3 +320,25 @@ def test_a_loader_without_a_length_is_refused():
 
     with pytest.raises(DataError, match=r"training loader \(Endless\) has no length"):
         a_learner(Endless(), None, ShortEpochCallback()).fit(1)
+
+
+def test_a_run_that_was_cut_off_in_a_short_epoch_goes_on_with_the_same_batches():
+    class CutOff(Callback):
+        def checkpoint(self):
+            if self.learn.train_iter == 4:
+                self.saved = copy.deepcopy(self.learn.state_dict())
+                raise KeyboardInterrupt
+
+    def learner(*cbs):
+        loader = DataLoader(Noisy(), batch_size=2, shuffle=True)
+        return a_learner(loader, None, ShortEpochCallback(0.3), *cbs)
+
+    whole, rest, cut_off = Seen(), Seen(), CutOff()
+    learner(whole).fit(2)
+    with pytest.raises(KeyboardInterrupt):
+        learner(cut_off).fit(2)
+
+    learner(rest).fit(2, resume=cut_off.saved, resume_policy="ignore")
+
+    assert len(whole.train) == 6
+    assert rest.train == whole.train[4:]

@@ -17,6 +17,7 @@ import nox
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+PROOFS = ("kill", "every_event", "crash_points", "fuzz", "full_disk", "long_run")
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 CONSTRAINTS = ("--constraint", "constraints.txt")
 BIN = "Scripts" if os.name == "nt" else "bin"
@@ -88,6 +89,13 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure the loop's overhead against a bare PyTorch loop."""
     run_in_dev(session, "python", "benchmarks/overhead.py", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+@nox.parametrize("proof", [nox.param(name, id=name) for name in PROOFS])
+def reliability(session: nox.Session, proof: str) -> None:
+    """Prove that runs survive; ``nox -s reliability`` runs all proofs, in 3 minutes."""
+    run_in_dev(session, "python", "-m", f"reliability.{proof}", *session.posargs)
 
 
 @nox.session(reuse_venv=False)

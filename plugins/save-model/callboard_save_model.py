@@ -181,6 +181,7 @@ class SaveModelCallback(TrackerCallback):
         self.at_end = at_end
         self.with_opt = with_opt
         self.last_saved_path: Path | None = None
+        self._last_saved: str | None = None
         self._is_in_epoch = False
 
     def _checked_name(self, fname: str) -> str:
@@ -248,7 +249,7 @@ class SaveModelCallback(TrackerCallback):
             if self.with_opt:
                 with replacing(optimizer) as fresh_optimizer:
                     save_optimizer(self.learn.opt, fresh_optimizer)
-        self.last_saved_path = weights
+        self._last_saved, self.last_saved_path = stem, weights
         return weights
 
     def load(self, stem: str) -> None:
@@ -305,15 +306,14 @@ class SaveModelCallback(TrackerCallback):
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value, its epoch, and the file saved last."""
-        path = self.last_saved_path
-        return {
-            **super().state_dict(),
-            "last_saved_path": None if path is None else str(path),
-        }
+        """The best value, its epoch, and the name of the file saved last.
+
+        Not its path: whoever goes on with the run may do so in another folder.
+        """
+        return {**super().state_dict(), "last_saved": self._last_saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
         super().load_state_dict(state)
-        path = state["last_saved_path"]
-        self.last_saved_path = None if path is None else Path(path)
+        stem = self._last_saved = state["last_saved"]
+        self.last_saved_path = None if stem is None else self._files(stem)[0]

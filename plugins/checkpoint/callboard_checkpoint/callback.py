@@ -299,10 +299,10 @@ class CheckpointCallback(Callback):
         if error is None:
             self.last_saved = writing.result()
         elif isinstance(error, OSError | StateError):
-            self._saved_at, self._is_overdue = None, isinstance(error, OSError)
+            self._saved_at = None
             warnings.warn(
                 f"checkpoint: it could not be saved: {error}. The last good one is "
-                f"{self.last_saved or 'none'}; training goes on and it is tried again.",
+                f"{self.last_saved or 'none'}; training goes on, and so does saving.",
                 CallboardWarning,
                 stacklevel=2,
             )

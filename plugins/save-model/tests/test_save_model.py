@@ -637,7 +637,7 @@ def test_state_is_plain_data(tmp_path):
     assert save.state_dict() == {
         "best": 1.0,
         "best_epoch": 0,
-        "last_saved_path": str(tmp_path / "models" / "model.safetensors"),
+        "last_saved": "model",
     }
 
 

@@ -88,7 +88,8 @@ def plugin_catalogue() -> str:
 
 Every plugin is a distribution of its own. Those of the group `callboard.plugins` watch
 every Learner as soon as they are installed; those of `callboard.callbacks` take part
-when they are named; those of `callboard.methods` are methods of the Learner.
+when they are named; those of `callboard.methods` are methods of the Learner; those of
+`callboard.adapters` let callbacks of another framework take part.
 
 | install | what it does | entry points |
 |---|---|---|

@@ -3,9 +3,8 @@
 import sys
 
 import pytest
-from tests.installed import Site
 
-from callboard import discovery
+from callboard.testing import Site
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +28,11 @@ def shop(tmp_path, monkeypatch):
     monkeypatch.chdir(work)
     for variable in ("CALLBOARD_DISABLE", "CALLBOARD_AUTOLOAD"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(sys, "path", [str(made.folder), *sys.path])
     (work / "callboard.toml").write_text('allow = ["shop-lamps"]\n')
-    before = dict(sys.modules)
-    discovery.refresh()
-    yield made
-    for name in set(sys.modules) - set(before):
+    before = set(sys.modules)
+    with made.on_path():
+        yield made
+    for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None) or ""
         if file.startswith(str(tmp_path)):
             del sys.modules[name]
-    discovery.refresh()

@@ -6,7 +6,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from tests.installed import Site
 from torch import nn
 
 from callboard import Callback, DataLoaders, Learner, hookimpl
@@ -19,6 +18,7 @@ from callboard.errors import (
     OptionError,
     UnknownPluginError,
 )
+from callboard.testing import Site
 
 MODULE = """
 from callboard import Callback, hookimpl

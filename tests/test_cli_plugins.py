@@ -452,6 +452,22 @@ def test_check_doubts_a_target_that_is_nearly_a_name(lamps):
     assert 'Did you mean "lamp"?' in text
 
 
+def test_check_doubts_a_plugin_whose_client_is_not_installed(lamps):
+    lamps.install(
+        "shop-odd",
+        callbacks={"odd": "shop_odd:Odd"},
+        modules={"shop_odd": CALLBACK + "    pass"},
+        requires=["no-such-client>=2", "click>=8", "other; sys_platform == 'none'"],
+    )
+
+    text = " ".join(run("plugins", "check").stdout.split())
+
+    told = "doubt odd: shop-odd needs no-such-client, which is not installed: python -m"
+    assert told in text
+    assert text.count("which is not installed") == 1
+    assert text.endswith("nothing wrong")
+
+
 def test_check_doubts_a_name_in_the_configuration_that_nobody_has(lamps):
     install_broken(lamps)
     configure("disable = ['lammp']\n[options.mixxer]\nalpha = 1")

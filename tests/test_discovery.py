@@ -10,7 +10,6 @@ import importlib_metadata
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.installed import Site
 
 from callboard import callbacks, discovery
 from callboard.discovery import (
@@ -30,6 +29,7 @@ from callboard.errors import (
     DoubledPluginError,
     UnknownPluginError,
 )
+from callboard.testing import Site
 
 VIOLET = {"violet": "cb_violet:Violet"}
 VIOLET_SOURCE = "class Violet:\n    class Dark:\n        pass\n"

@@ -5,10 +5,10 @@ import zipfile
 
 import importlib_metadata
 import pytest
-from tests.installed import Site
 
 from callboard import discovery, folders
 from callboard.folders import ImportlibDistributions, PlainDistributions
+from callboard.testing import Site
 
 
 @pytest.fixture

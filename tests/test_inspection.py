@@ -5,12 +5,12 @@ import os
 import sys
 
 import pytest
-from tests.installed import Site
 
 from callboard import discovery
 from callboard.discovery import InstalledPlugin
 from callboard.errors import BrokenPluginError, CallboardError, OptionError
 from callboard.inspection import inspect_plugin
+from callboard.testing import Site
 from callboard.verdicts import remember, remember_failure, verdicts
 
 CALLBACK = "from callboard import Callback, hookimpl\n\nclass Violet(Callback):\n"

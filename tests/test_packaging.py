@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core" / "callboard"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 ENTRY_POINT_GROUPS = {
+    "callboard.adapters",
     "callboard.callbacks",
     "callboard.commands",
     "callboard.methods",

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from callboard import discovery
+from callboard.adapters import Adapter, adapted
 from callboard.callback import ROLES, Callback, kebab_case
 from callboard.configuration import Configuration
 from callboard.discovery import InstalledPlugin
@@ -78,6 +79,12 @@ class ActivePlugin:
             self.plugin = import_module(state["module"])
 
     @property
+    def subject(self) -> Any:
+        """What the user gave: the plugin, or the object that it is an adapter of."""
+        is_adapter = isinstance(self.plugin, Adapter)
+        return self.plugin.subject if is_adapter else self.plugin
+
+    @property
     def role(self) -> str:
         return str(getattr(self.plugin, "role", "modify"))
 
@@ -128,7 +135,7 @@ class ActivePlugin:
         """Distribution and version, or where the user's own code stands, and ""."""
         if self.installed is not None:
             return self.installed.distribution, self.installed.version
-        subject = self.plugin
+        subject = self.subject
         if not isinstance(subject, ModuleType):
             subject = sys.modules.get(type(subject).__module__)
         name = getattr(subject, "__name__", "")
@@ -171,12 +178,16 @@ def resolve(request: Any, reason: str, configuration: Configuration) -> ActivePl
         return _from_name(request, reason, configuration, {})
     if isinstance(request, type):
         installed = discovery.provenance(request)
-        name = installed.name if installed else getattr(request, "name", "")
-        plugin = _make(request, name or kebab_case(request.__name__), configuration)
+        plugin = _make(request, _name_of_class(request, installed), configuration)
     else:
         plugin = request
         installed = discovery.provenance(request)
-    return member_of(plugin, reason, installed)
+    return member_of(adapted(plugin), reason, installed)
+
+
+def _name_of_class(cls: type, installed: InstalledPlugin | None) -> str:
+    name = installed.name if installed else getattr(cls, "name", "")
+    return name if isinstance(name, str) and name else kebab_case(cls.__name__)
 
 
 def member_of(
@@ -356,7 +367,7 @@ def joined(
     added = [m for m in added if not configuration.disabler(m.key, m.name)]
     kept = [m for m in members if not _is_replaced(m, added)]
     for member in added:
-        if any(member.plugin is other.plugin for other in kept):
+        if any(member.subject is other.subject for other in kept):
             raise ActivationError(
                 f"{member.label} was added twice: one object can take part once. Make "
                 "a second instance where you want two."
@@ -493,7 +504,7 @@ class _Index:
     def matching(self, target: str | type) -> list[ActivePlugin]:
         if isinstance(target, str):
             return self.by_name.get(target, [])
-        return [m for m in self.members if isinstance(m.plugin, target)]
+        return [m for m in self.members if isinstance(m.subject, target)]
 
 
 def matching(members: Iterable[ActivePlugin], target: str | type) -> list[ActivePlugin]:

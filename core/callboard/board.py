@@ -83,7 +83,7 @@ class ActivePlugins(Sequence[Any]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Any]: ...
     def __getitem__(self, index: int | str | type | slice) -> Any:
-        plugins = [member.plugin for member in self._members.values()]
+        plugins = [member.subject for member in self._members.values()]
         if isinstance(index, str):
             if index not in self._members:
                 active = ", ".join(self._members) or "none"
@@ -91,7 +91,7 @@ class ActivePlugins(Sequence[Any]):
                     f"no active plugin has the key {index!r}; active: {active}."
                     + suggestion(index, self._members)
                 )
-            return self._members[index].plugin
+            return self._members[index].subject
         if isinstance(index, type):
             return [plugin for plugin in plugins if isinstance(plugin, index)]
         return plugins[index]
@@ -100,7 +100,7 @@ class ActivePlugins(Sequence[Any]):
         return len(self._members)
 
     def __iter__(self) -> Iterator[Any]:
-        return (member.plugin for member in self._members.values())
+        return (member.subject for member in self._members.values())
 
     def __contains__(self, wanted: object) -> bool:
         if isinstance(wanted, str):

@@ -55,7 +55,7 @@ LEARNER_ATTRIBUTES = (
     *("fit", "validate", "add_cb", "add_cbs", "remove_cb", "remove_cbs", "added_cbs"),
     *("removed_cbs", "stop", "freeze", "freeze_to", "unfreeze", "create_opt"),
     *("show_training_loop", "evaluating", "run_validation", "position"),
-    *("resume_next_fit", "note_non_finite"),
+    *("resume_next_fit", "note_non_finite", "on_non_finite"),
 )
 
 

@@ -1,6 +1,6 @@
 """What is installed: every plugin, read from metadata and not imported.
 
-A distribution offers plugins in four entry point groups. Listing them opens
+A distribution offers plugins in five entry point groups. Listing them opens
 ``entry_points.txt`` of each distribution, and more of a distribution only where that
 text names one of the groups; code is imported by ``InstalledPlugin.load`` alone.
 
@@ -51,7 +51,7 @@ class InstalledPlugin(NamedTuple):
 
     Attributes:
         name: What users write: ``mixup``.
-        kind: ``plugin``, ``callback``, ``method`` or ``command``.
+        kind: ``plugin``, ``callback``, ``method``, ``command`` or ``adapter``.
         entry_point: Where the code is: ``callboard_mixup:MixUp``.
         distribution: What pip installed: ``callboard-mixup``.
         version: Of that distribution.

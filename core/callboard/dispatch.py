@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Report = Callable[[ActivePlugin, str, Exception], None]
 IsOn = Callable[[ActivePlugin], bool]
+# Gives what is called in place of a hookimpl, with the same arguments.
+Watch = Callable[[ActivePlugin, Hookimpl], Callable[..., Any] | None]
 LOOP_KEY = "the loop"
 SPAN_DEFAULTS: Mapping[str, Callable[[Learner], None]] = {
     "do_epoch": loop.epoch,
@@ -98,14 +100,21 @@ class Plan:
 class StandIn:
     """What pluggy sees of one active plugin: its hookimpls and nothing else."""
 
-    def __init__(self, member: ActivePlugin, report: Report, is_on: IsOn) -> None:
+    def __init__(
+        self,
+        member: ActivePlugin,
+        report: Report,
+        is_on: IsOn,
+        watch: Watch | None = None,
+    ) -> None:
         self.member = member
         self.hookimpls = {
             f"{impl.event}__{number}": impl
             for number, impl in enumerate(hookimpls_of(member.plugin, member.key))
         }
         for name, impl in self.hookimpls.items():
-            function = impl.function
+            impl.watched = None if watch is None else watch(member, impl)
+            function = impl.called
             if not impl.is_wrapper:
                 function = _unless_off(impl, member, is_on)
             if member.role == "observe":
@@ -136,7 +145,7 @@ def _unless_off(
     """A hookimpl that pluggy calls in vain once its plugin has left in mid-event."""
 
     def unless_off(*given: Any) -> Any:
-        return impl.function(*given) if is_on(member) else None
+        return impl.called(*given) if is_on(member) else None
 
     return _wrapping(unless_off, impl)
 
@@ -213,6 +222,8 @@ class Board(pluggy.PluginManager):
         self.add_hookspecs(events)
         self.members: dict[str, ActivePlugin] = {}
         self.running_order: Order = solve((), ())
+        #: Looks on at every hookimpl of the plugins that join from now on.
+        self.watch: Watch | None = None
         self._stand_ins: dict[str, StandIn] = {}
         self._registered: list[StandIn] = []
         self._loops_own = _LoopsOwn()
@@ -274,7 +285,7 @@ class Board(pluggy.PluginManager):
         self.forget_plans()
 
     def _stand_in_for(self, member: ActivePlugin) -> StandIn:
-        return StandIn(member, self._report, self._is_on)
+        return StandIn(member, self._report, self._is_on, self.watch)
 
     def _is_on(self, member: ActivePlugin) -> bool:
         is_member = self.members.get(member.key) is member
@@ -440,7 +451,7 @@ class Board(pluggy.PluginManager):
         running: list[Generator[None, Any, Any]] = []
         try:
             for stand_in, impl in wrappers:
-                function = impl.function
+                function = impl.called
                 if stand_in.member.role == "observe":
                     function = _guard(impl, function, stand_in.member, self._report)
                 generator = function(*([learner] if impl.arguments else []))
@@ -521,7 +532,7 @@ def _owner_of(
 
 def _by_name(impl: Hookimpl) -> Callable[..., Any]:
     def call(**offered: Any) -> Any:
-        return impl.function(*(offered[name] for name in impl.arguments))
+        return impl.called(*(offered[name] for name in impl.arguments))
 
     return call
 

@@ -25,12 +25,26 @@ OPTIONS = ("wrapper", "hookwrapper", "optionalhook", "tryfirst", "trylast", "spe
 
 @dataclass(eq=False)
 class Hookimpl:
-    """One hookimpl of a plugin: the event, the function and pluggy's options."""
+    """One hookimpl of a plugin: the event, the function and pluggy's options.
+
+    Attributes:
+        event: The event that it implements.
+        function: The plugin's own function.
+        options: pluggy's options.
+        arguments: What it asks for.
+        watched: What is called in its place by who looks on; None where nobody does.
+    """
 
     event: str
     function: Callable[..., Any]
     options: dict[str, Any]
     arguments: tuple[str, ...]
+    watched: Callable[..., Any] | None = None
+
+    @property
+    def called(self) -> Callable[..., Any]:
+        """What the loop calls."""
+        return self.function if self.watched is None else self.watched
 
     @property
     def is_wrapper(self) -> bool:
@@ -39,8 +53,8 @@ class Hookimpl:
     def bind(self, learner: Learner) -> Call:
         """A call without arguments; no Python frame is added to the hookimpl's own."""
         if not self.arguments:
-            return self.function
-        return partial(self.function, learner)
+            return self.called
+        return partial(self.called, learner)
 
 
 def hookimpls_of(plugin: object, key: str) -> list[Hookimpl]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +147,9 @@ class Learner:
         self.results: dict[str, Any] = {}
         self.record = RunRecord()
         self.stop_reason: str | None = None
+        #: What a training loss that is NaN or infinite does: "raise" an error, "stop"
+        #: the fit in order, or nothing ("ignore").
+        self.on_non_finite: Literal["raise", "stop", "ignore"] = "raise"
 
         self._loss_grad: Tensor | None = None
         self._pct_per_batch = 0.0
@@ -305,9 +308,9 @@ class Learner:
                 m for m in members if m.name == cb
             ]
         elif isinstance(cb, type):
-            meant = [m for m in members if isinstance(m.plugin, cb)]
+            meant = [m for m in members if isinstance(m.subject, cb)]
         else:
-            meant = [m for m in members if m.plugin is cb]
+            meant = [m for m in members if m.subject is cb]
         if not meant:
             active = ", ".join(m.key for m in members) or "none"
             hint = (
@@ -408,7 +411,7 @@ class Learner:
         if not name.startswith("_"):
             for key, member in self._board.members.items():
                 if key.replace("-", "_") == name:
-                    return member.plugin
+                    return member.subject
             # Not by `find`: it words a suggestion, which hasattr() need not wait for.
             if any(
                 p.kind == "method" and p.name == name for p in discovery.installed()
@@ -680,9 +683,10 @@ class Learner:
             train_iter: Number of training batches that were done with it, from 1.
             loss: What it was.
         """
-        if self.stage == "fit" and self._non_finite is None:
+        is_asked = self.stage == "fit" and self.on_non_finite != "ignore"
+        if is_asked and self._non_finite is None:
             self._non_finite = (train_iter, loss)
-            self.stop_reason = self.stop_reason or f"the loss became {loss}"
+            self.stop(f"the training loss became {loss} in step {train_iter}")
 
     def _refuse_non_finite_loss(self) -> None:
         if self.stage != "fit" or not isinstance(self.loss, Tensor):
@@ -694,7 +698,7 @@ class Learner:
             loss = self.loss.detach().mean()
             if not bool(torch.isfinite(loss)):
                 self.note_non_finite(self.train_iter, float(loss))
-        if self._non_finite is not None:
+        if self._non_finite is not None and self.on_non_finite == "raise":
             raise faults.non_finite(self, *self._non_finite)
 
     def _saw_batches(self, count: int) -> None:

@@ -82,6 +82,25 @@ def is_installed(distribution_name: str) -> bool:
     return distributions().first(distribution_name) is not None
 
 
+def missing_requirements(distribution_name: str) -> tuple[str, ...]:
+    """Distributions that one asks for in any case and that are not installed.
+
+    pip sees to it that there are none, but for ``--no-deps``. Those that are asked for
+    under a condition (an extra, a platform) are left out.
+    """
+    try:
+        distribution = distributions().first(distribution_name)
+        header = _header(distribution) if distribution else ""
+    except (OSError, UnicodeError):
+        return ()  # damaged metadata is told of elsewhere
+    names = [
+        re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        for requirement in _values(header, "Requires-Dist")
+        if ";" not in requirement
+    ]
+    return tuple(name for name in names if not is_installed(name))
+
+
 def distribution_of(
     module_name: str, file: str | None = None
 ) -> tuple[str, str] | None:

@@ -33,6 +33,8 @@ def status_of(
         return "available", f"learner.{installed.name}()"
     if installed.kind == "command":
         return "available", f"callboard {installed.name}"
+    if installed.kind == "adapter":
+        return "available", "when such an object is given"
     disabler = configuration.disabler(installed.name)
     if disabler:
         return "disabled", disabler

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from torch import Tensor
 from callboard.errors import DataError
 from callboard.state import RandomStream
 from callboard_mixup import Blend, MixHandler, tensors_in, with_changed_tensors
+
+if TYPE_CHECKING:
+    from callboard.testing import Specimen
 
 # Items, channels, height, width; a video has frames in between.
 MIN_IMAGE_DIMENSIONS = 4
@@ -165,3 +168,10 @@ def is_image(tensor: Tensor, num_items: int) -> bool:
 def is_map(label: Tensor, height: int, width: int) -> bool:
     """Whether labels tell something of every pixel: (items, ..., height, width)."""
     return label.ndim >= 3 and tuple(label.shape[-2:]) == (height, width)
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try CutMix out."""
+    from callboard.testing import Specimen
+
+    return {"cutmix": Specimen(learner="images")}

@@ -9,10 +9,13 @@ Source      Prechelt 1998, "Early Stopping - But When?", doi:10.1007/3-540-49430
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from callboard.errors import OptionError
 from callboard_tracker import Comparison, TrackerCallback
+
+if TYPE_CHECKING:
+    from callboard.testing import Specimen
 
 
 def stop_reason(
@@ -89,3 +92,10 @@ class EarlyStoppingCallback(TrackerCallback):
         """Take back what ``state_dict`` returned."""
         super().load_state_dict(state)
         self.wait = state["wait"]
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try early stopping out."""
+    from callboard.testing import Specimen
+
+    return {"early-stopping": Specimen(companions=["recorder"])}

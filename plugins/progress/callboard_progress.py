@@ -89,8 +89,8 @@ class ProgressCallback(Callback):
         self._num_epochs_done = self.learn.epoch
         self._fit_started = monotonic()
         self._first_share = self.learn.pct_train
+        self._enter_phase("")
         if display.has_bars:
-            self._enter_phase("")
             display.open()
             self._draw(num_batches_done=0)
         else:

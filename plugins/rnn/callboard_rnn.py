@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from callboard import Callback, hookimpl
 from callboard.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    from callboard.testing import Specimen
 
 EVERY_STAGE = ("fit", "validate", "predict", "lr-find")
 
@@ -246,3 +249,18 @@ def rnn_cbs(alpha: float = 0.0, beta: float = 0.0) -> list[Callback]:
     """
     cbs: list[Callback] = [ModelResetter(), RNNCallback()]
     return [*cbs, RNNRegularizer(alpha, beta)] if alpha or beta else cbs
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the callbacks of recurrent models out."""
+    from callboard.testing import Specimen
+
+    return {
+        "model-resetter": Specimen(learner="sequences"),
+        "rnn": Specimen(learner="sequences"),
+        "rnn-regularizer": Specimen(
+            make=lambda: RNNRegularizer(2.0, 1.0),
+            learner="sequences",
+            companions=["rnn"],
+        ),
+    }

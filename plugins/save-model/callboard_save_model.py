@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +22,9 @@ from torch.optim import Optimizer
 
 from callboard.errors import OptionError, StateError
 from callboard_tracker import Comparison, TrackerCallback
+
+if TYPE_CHECKING:
+    from callboard.testing import Specimen
 
 FOLDER = "models"
 SUFFIX = ".safetensors"
@@ -317,3 +320,10 @@ class SaveModelCallback(TrackerCallback):
         super().load_state_dict(state)
         stem = self._last_saved = state["last_saved"]
         self.last_saved_path = None if stem is None else self._files(stem)[0]
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the saving of models out."""
+    from callboard.testing import Specimen
+
+    return {"save-model": Specimen(companions=["recorder"])}

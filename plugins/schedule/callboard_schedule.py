@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from callboard import Learner
     from callboard.optim import Rate
+    from callboard.testing import Specimen
 
 __all__ = [
     "CombinedSchedule",
@@ -706,3 +707,13 @@ def _check_above_zero(owner: str, **values: float) -> None:
             raise OptionError(
                 f"schedule: {owner}: {name} must be above 0, got {value!r}."
             )
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the schedules out."""
+    from callboard.testing import Specimen
+
+    return {
+        "schedule": Specimen(make=lambda: ParamScheduler({"lr": SchedCos(0.01, 0.0)})),
+        "fit_sgdr": Specimen(run=lambda learner: fit_sgdr(learner, 1, 2)),
+    }

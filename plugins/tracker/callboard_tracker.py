@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from callboard import Callback
 from callboard.callback import Role
 from callboard.errors import OptionError, suggestion
+
+if TYPE_CHECKING:
+    from callboard.testing import Specimen
 
 Direction = Literal["min", "max"]
 Comparison = Direction | Callable[[Any, Any], Any] | None
@@ -204,3 +207,10 @@ class TrackerCallback(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
         self.best, self.best_epoch = state["best"], state["best_epoch"]
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the tracker out."""
+    from callboard.testing import Specimen
+
+    return {"tracker": Specimen(companions=["recorder"])}

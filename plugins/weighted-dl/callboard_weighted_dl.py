@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ from torch.utils.data import (
 from callboard.data import DataLoaders, as_dataloaders
 from callboard.errors import DataError, OptionError
 from callboard.keyed import loader_options
+
+if TYPE_CHECKING:
+    from callboard import Learner
+    from callboard.testing import Specimen
 
 Weights = Sequence[float] | Tensor
 # Samplers that choose no items of their own, which another sampler would give up.
@@ -284,3 +288,26 @@ def _count(option: str, value: int) -> int:
             "Use 64."
         )
     return int(value)
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try weighted and partial loaders out."""
+    from callboard.testing import Specimen
+
+    def fit_on(learner: Learner, dls: DataLoaders) -> None:
+        before, learner.dls = learner.dls, dls
+        try:
+            learner.fit(2)
+        finally:
+            learner.dls = before
+
+    return {
+        "partial_dataloaders": Specimen(
+            run=lambda learner: fit_on(learner, partial_dataloaders(learner, 6))
+        ),
+        "weighted_dataloaders": Specimen(
+            run=lambda learner: fit_on(
+                learner, weighted_dataloaders(learner, [1.0] * 5 + [2.0] * 5)
+            )
+        ),
+    }

@@ -1,4 +1,4 @@
-"""``callboard plugins check``: import every plugin and validate it."""
+"""``callboard plugins check``: validate every plugin, or try one out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,8 +20,12 @@ from callboard.configuration import Configuration, load_configuration
 from callboard.discovery import InstalledPlugin
 from callboard.errors import BrokenPluginError, CallboardError, suggestion
 from callboard.hookimpls import hookimpls_of
+from callboard.metadata import missing_requirements
 from callboard.status import status_of
 from callboard.verdicts import remember, remember_failure
+
+if TYPE_CHECKING:
+    from callboard.testing.conformance import Report as Trial
 
 HANG = " " * 7
 
@@ -53,12 +57,20 @@ class Report:
 
 @click.command("check")
 @click.argument("name", required=False)
-def command(name: str | None) -> None:
-    """Import every plugin, or the one named NAME, and validate it.
+@click.option(
+    "--quick", is_flag=True, help="Import and validate NAME only; train nothing."
+)
+def command(name: str | None, quick: bool) -> None:
+    """Import every plugin and validate it, or try out the one named NAME.
 
     Checked are: the import, every hookimpl against its event, the role of what joins by
     being installed, the plugin's own name, and whether what would be active together
-    can be: rings and conflicts. The exit status is 1 if anything is wrong.
+    can be: rings and conflicts.
+
+    The one named NAME is tried out besides, in tiny Learners, by the rules that every
+    plugin keeps: it respects its role, runs are repeatable, its state comes back, a run
+    goes on from any checkpoint, cancels and errors leave nothing behind. The exit
+    status is 1 if anything is wrong.
 
     \b
     callboard plugins check
@@ -66,7 +78,7 @@ def command(name: str | None) -> None:
     """
     configuration = load_configuration()
     chosen = discovery.installed() if name is None else _named(name)
-    reports = [_report_on(plugin, configuration) for plugin in chosen]
+    reports = [report_on(plugin, configuration) for plugin in chosen]
     wrong = list(_faults_together(configuration, reports if name else ()))
     doubts = [f"{r.plugin.name}: {doubt}" for r in reports for doubt in r.doubts]
     if name is None:
@@ -74,9 +86,19 @@ def command(name: str | None) -> None:
         doubts += _doubts_about(configuration)
 
     click.echo(columns([report.cells for report in reports], sys.stdout))
+    for report in reports:
+        if name is not None and not quick and not report.faults:
+            trial = _tried(report.plugin)
+            for finding in trial.findings:
+                # Options that must be given are no fault; only nobody can try it then.
+                is_fault = finding.rule != "made"
+                (wrong if is_fault else doubts).append(f"{name}: {finding}")
+            doubts += [f"{name}: {note}" for note in trial.notes]
+            for line in _in_words(trial):
+                click.echo(wrapped(HANG + line, sys.stdout))
     for fault in wrong:
         click.echo(wrapped(f"wrong  {fault}", sys.stdout, HANG))
-    for doubt in doubts:
+    for doubt in dict.fromkeys(doubts):
         click.echo(wrapped(f"doubt  {doubt}", sys.stdout, HANG))
     num_wrong = sum(bool(report.faults) for report in reports) + len(wrong)
     click.echo(f"{len(reports)} checked, {num_wrong or 'nothing'} wrong")
@@ -84,12 +106,31 @@ def command(name: str | None) -> None:
         sys.exit(1)
 
 
+def _tried(plugin: InstalledPlugin) -> Trial:
+    # Here, since it imports torch, and nothing else in this file does.
+    from callboard.testing.conformance import check_plugin
+
+    return check_plugin(plugin)
+
+
+def _in_words(trial: Trial) -> Iterator[str]:
+    """What came of trying a plugin out, but for what is wrong."""
+    num_rules = len(trial.kept)
+    yield f"keeps {num_rules} rule{'s' * (num_rules != 1)}: {', '.join(trial.kept)}"
+    if trial.untried:
+        yield f"could not be tried by the others: {', '.join(trial.untried)}"
+    for rule, reason in trial.exempt.items():
+        yield f"does not have to keep the rule {rule}: {reason}"
+    if trial.cost is not None:
+        yield f"takes {trial.cost}"
+
+
 def _named(name: str) -> Sequence[InstalledPlugin]:
     found = [plugin for plugin in discovery.installed() if plugin.name == name]
     return found or [discovery.find(name)]  # raises, and says what is near
 
 
-def _report_on(plugin: InstalledPlugin, configuration: Configuration) -> Report:
+def report_on(plugin: InstalledPlugin, configuration: Configuration) -> Report:
     report = Report(plugin)
     status, reason = status_of(plugin, configuration)
     if status == "broken":
@@ -106,6 +147,7 @@ def _report_on(plugin: InstalledPlugin, configuration: Configuration) -> Report:
             report.faults += _wrong_name(plugin)
             report.doubts += _doubtful_targets(plugin)
     report.doubts += [str(warning.message) for warning in caught]
+    report.doubts += _missing_requirements(plugin)
     return report
 
 
@@ -119,11 +161,21 @@ def _validate(plugin: InstalledPlugin, configuration: Configuration) -> str:
         return _validate_method(plugin)
     if plugin.kind == "command":
         return _validate_command(plugin)
+    if plugin.kind == "adapter":
+        return _validate_adapter(plugin)
     member = specimen(plugin)
     if plugin.kind == "plugin":
         automatic_member(plugin, configuration)
     num_hookimpls = len(hookimpls_of(member.plugin, plugin.name))
     return f"{member.role}, {num_hookimpls} hookimpls"
+
+
+def _validate_adapter(plugin: InstalledPlugin) -> str:
+    loaded = plugin.load()
+    if not callable(loaded):
+        what = f"{plugin.entry_point} is no function that takes an object to adapt"
+        raise BrokenPluginError(what)
+    return f"adapts {plugin.name}"
 
 
 def _validate_method(plugin: InstalledPlugin) -> str:
@@ -165,6 +217,15 @@ def _wrong_name(plugin: InstalledPlugin) -> Iterator[str]:
         yield (
             f'{plugin.entry_point} calls itself "{own}" and its entry point is named '
             f'"{plugin.name}"; write name = "{plugin.name}"'
+        )
+
+
+def _missing_requirements(plugin: InstalledPlugin) -> Iterator[str]:
+    """What it needs and will miss in use, since it imports that late."""
+    for name in missing_requirements(plugin.distribution):
+        yield (
+            f"{plugin.distribution} needs {name}, which is not installed: "
+            f"python -m pip install {name}"
         )
 
 

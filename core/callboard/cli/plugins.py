@@ -167,7 +167,7 @@ def _rows_of_installed(configuration: Configuration) -> Iterator[Row]:
 
 
 def _place(plugin: InstalledPlugin) -> tuple[int, str]:
-    kinds = ("plugin", "callback", "method", "command")
+    kinds = ("plugin", "callback", "method", "command", "adapter")
     return kinds.index(plugin.kind), plugin.name
 
 

@@ -113,6 +113,8 @@ def _use(installed: InstalledPlugin, loaded: Any) -> str:
         return f"learner.{installed.name}{inspect.Signature(bare)}"
     if installed.kind == "command":
         return f"callboard {installed.name} --help"
+    if installed.kind == "adapter":
+        return f"Learner(..., cbs=an instance of {installed.name})"
     if installed.kind == "plugin":
         return f"takes part by itself; --without {installed.name} leaves it out"
     return f'Learner(..., cbs="{installed.name}"), or --with {installed.name}'

@@ -11,11 +11,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from callboard import DataLoaders, Learner
+from callboard.testing.learners import tiny_learner
 
 # Tensor methods that wait for the device and hand values to Python.
 HOST_READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__")
@@ -34,6 +38,12 @@ class StepCost:
     python_calls: float
     tensor_operations: float
     host_reads: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.python_calls:.1f} Python calls, {self.tensor_operations:.1f} "
+            f"tensor operations and {self.host_reads:.2f} host reads a step"
+        )
 
     def __sub__(self, other: StepCost) -> StepCost:
         return StepCost(
@@ -61,6 +71,51 @@ def cost_per_step(
         for _count in (count_python_calls, count_tensor_operations, count_host_reads)
     ]
     return StepCost(*counted)
+
+
+def cost_of(
+    make: Callable[[], Any],
+    learner: Callable[..., Learner] = tiny_learner,
+    *,
+    few: int = 8,
+    many: int = 72,
+) -> StepCost:
+    """What one training step costs more because of a plugin.
+
+    The numbers of steps lie 64 apart, which is how often plugins read from the device
+    that wait with it.
+
+    Args:
+        make: Makes the plugin: ``MyCallback``, or ``lambda: MyCallback(0.5)``.
+        learner: Makes the Learner that it is in; takes ``cbs``.
+        few: A number of steps.
+        many: A larger number of steps.
+    """
+    with_it = cost_of_a_fit(lambda: learner(cbs=make()), few=few, many=many)
+    return with_it - cost_of_a_fit(lambda: learner(cbs=None), few=few, many=many)
+
+
+def cost_of_a_fit(
+    make_learner: Callable[[], Learner], *, few: int = 8, many: int = 72
+) -> StepCost:
+    """What one training step of a Learner costs, with all plugins that it has.
+
+    Args:
+        make_learner: Makes the Learner; its batches are repeated as often as needed.
+        few: A number of steps.
+        many: A larger number of steps.
+    """
+
+    def fit(num_steps: int) -> None:
+        learner = make_learner()
+        batches = list(islice(cycle(list(learner.dls.train)), num_steps))
+        dls = learner.dls
+        learner.dls = DataLoaders(
+            batches, dls.valid, num_inputs=dls.num_inputs, labels=dls.labels
+        )
+        learner.fit(1)
+
+    return cost_per_step(fit, few=few, many=many)
 
 
 def count_python_calls(run: Callable[[int], object], num_steps: int) -> int:

@@ -9,8 +9,28 @@ Source      durable writes in the order of SQLite's atomic commit
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from callboard_checkpoint.callback import CheckpointCallback, read_checkpoint
 from callboard_checkpoint.files import DamagedError
 from callboard_checkpoint.signals import Interrupted
 
+if TYPE_CHECKING:
+    from callboard.testing import Specimen
+
 __all__ = ["CheckpointCallback", "DamagedError", "Interrupted", "read_checkpoint"]
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the saving of runs out."""
+    from callboard.testing import Specimen
+
+    return {
+        "checkpoint": Specimen(
+            make=lambda: CheckpointCallback(async_=False, overwrite=True),
+            ignore=["run"],  # every run has a name of its own
+        ),
+        "read_checkpoint": Specimen(
+            run=lambda learner: read_checkpoint(learner, "auto")
+        ),
+    }

@@ -1,4 +1,4 @@
-"""Fake installed distributions: real dist-info folders, written without pip.
+"""Made-up installed distributions: real dist-info folders, written without pip.
 
     site = Site(tmp_path / "site-packages")
     site.install(
@@ -6,15 +6,20 @@
         callbacks={"violet": "callboard_violet:Violet"},
         modules={"callboard_violet": "class Violet: ..."},
     )
+    with site.on_path():
+        Learner(..., cbs="violet")
 
-The folder has to be on ``sys.path`` (``monkeypatch.syspath_prepend(site.folder)``), or
-in the ``PYTHONPATH`` of a process.
+For a process of its own, put ``site.folder`` into its ``PYTHONPATH``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from callboard import discovery
 
 METADATA = """\
 Metadata-Version: 2.4
@@ -44,6 +49,7 @@ class Site:
         callbacks: Mapping[str, str] | None = None,
         methods: Mapping[str, str] | None = None,
         commands: Mapping[str, str] | None = None,
+        adapters: Mapping[str, str] | None = None,
         modules: Mapping[str, str] | None = None,
         requires: Sequence[str] = (),
     ) -> Path:
@@ -56,6 +62,7 @@ class Site:
             callbacks: The same in ``callboard.callbacks``.
             methods: The same in ``callboard.methods``.
             commands: The same in ``callboard.commands``.
+            adapters: The same in ``callboard.adapters``.
             modules: Source text by module name; dots make packages.
             requires: Values of ``Requires-Dist``.
         """
@@ -65,6 +72,7 @@ class Site:
             "callboard.callbacks": callbacks,
             "callboard.methods": methods,
             "callboard.commands": commands,
+            "callboard.adapters": adapters,
         }
         sections = [
             "\n".join([f"[{group}]", *(f"{key} = {entries[key]}" for key in entries)])
@@ -94,6 +102,25 @@ class Site:
         with (dist_info / "RECORD").open("a", encoding="utf-8") as record:
             record.write(f"{pth.name},,\n")
         return dist_info
+
+    @contextmanager
+    def on_path(self) -> Iterator[Site]:
+        """Let what is here count as installed inside the ``with`` block.
+
+        Modules that were imported from here are forgotten at its end.
+        """
+        path, modules = sys.path, set(sys.modules)
+        sys.path = [str(self.folder), *path]
+        discovery.refresh()
+        try:
+            yield self
+        finally:
+            sys.path = path
+            for name in set(sys.modules) - modules:
+                file = getattr(sys.modules[name], "__file__", None) or ""
+                if self.folder in Path(file).parents:
+                    del sys.modules[name]
+            discovery.refresh()
 
     def dist_info(self, name: str, version: str = "1.0") -> Path:
         """Where the metadata of a distribution is or will be."""

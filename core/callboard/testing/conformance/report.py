@@ -1,0 +1,116 @@
+"""A rule of the suite, and what checking it has found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from callboard.discovery import InstalledPlugin
+from callboard.testing.counting import StepCost
+
+if TYPE_CHECKING:
+    from callboard.testing.conformance.subject import Subject
+
+CALLBACKS = ("plugin", "callback")
+RUNNABLE = (*CALLBACKS, "method")
+EVERY_KIND = (*RUNNABLE, "command", "adapter")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Something that every plugin of some kinds keeps.
+
+    Attributes:
+        name: What it is called, in reports and in ``Specimen.exempt``.
+        expected: What is expected of the plugin, a sentence.
+        mend: What its author can do, a sentence.
+        kinds: Whom it concerns.
+        check: Tries a plugin out; gives a sentence for everything that went wrong.
+        is_basic: Whether nothing further can be tried where it is broken.
+    """
+
+    name: str
+    expected: str
+    mend: str
+    kinds: tuple[str, ...]
+    check: Callable[[Subject], Iterator[str]]
+    is_basic: bool = False
+
+    def findings(self, subject: Subject) -> list[Finding]:
+        """What is wrong with a plugin by this rule."""
+        with subject.undisturbed():
+            happened = list(dict.fromkeys(self.check(subject)))
+        return [Finding(self.name, self.expected, what, self.mend) for what in happened]
+
+
+Check = Callable[["Subject"], Iterator[str]]
+
+
+def rule(
+    name: str,
+    *,
+    expected: str,
+    mend: str,
+    kinds: tuple[str, ...] = CALLBACKS,
+    is_basic: bool = False,
+) -> Callable[[Check], Rule]:
+    """Make a rule of a function that tries a plugin out."""
+
+    def made(check: Check) -> Rule:
+        return Rule(name, expected, mend, kinds, check, is_basic)
+
+    return made
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that a plugin breaks.
+
+    Attributes:
+        rule: Name of the rule.
+        expected: What was expected.
+        happened: What happened instead.
+        mend: How to mend it.
+    """
+
+    rule: str
+    expected: str
+    happened: str
+    mend: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rule}\n"
+            f"  expected: {self.expected}\n"
+            f"  happened: {self.happened}\n"
+            f"  to mend:  {self.mend}"
+        )
+
+
+@dataclass
+class Report:
+    """What the suite has found about one plugin.
+
+    Attributes:
+        plugin: The plugin.
+        findings: The rules that it breaks, and how.
+        kept: Names of the rules that it keeps.
+        exempt: Name of a rule that it does not have to keep -> why not.
+        untried: Names of the rules that could not be tried, since others are broken.
+        notes: What its author may have meant otherwise.
+        cost: What a training step costs more because of it, where it takes part in one.
+    """
+
+    plugin: InstalledPlugin
+    findings: list[Finding] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    exempt: dict[str, str] = field(default_factory=dict)
+    untried: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    cost: StepCost | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it breaks no rule."""
+        return not self.findings

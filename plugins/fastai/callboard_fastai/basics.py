@@ -1,0 +1,5 @@
+"""The names of ``fastai.basics``."""
+
+from callboard_fastai.exports import exporting
+
+__getattr__, __dir__ = exporting(__name__)

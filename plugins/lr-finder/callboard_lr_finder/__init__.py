@@ -1,0 +1,29 @@
+"""Find a learning rate by training briefly at rising ones: ``learn.lr_find()``.
+
+Listens to  do_fit (around it), before_fit, before_batch, after_batch, do_validate,
+            after_fit
+Changes     the learning rate, before every training batch; stops the fit; afterwards
+            all is as it was
+Source      Smith 2017, arXiv:1506.01186; names, defaults and the four suggestions are
+            fastai's
+"""
+
+from __future__ import annotations
+
+from callboard_lr_finder.curve import LRCurve, plot_lr_find
+from callboard_lr_finder.finder import LRFinder, lr_find
+from callboard_lr_finder.suggestions import minimum, slide, steep, valley
+from callboard_lr_finder.untouched import untouched_plugins, untouched_training
+
+__all__ = [
+    "LRCurve",
+    "LRFinder",
+    "lr_find",
+    "minimum",
+    "plot_lr_find",
+    "slide",
+    "steep",
+    "untouched_plugins",
+    "untouched_training",
+    "valley",
+]

@@ -65,7 +65,8 @@ def main(count: int, seed: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
         path.mkdir()
-        kind = runs.Kind(runs.a_loader, saving={"every": "1 epoch", "keep": 2})
+        saving = {"every": "1 epoch", "keep": 2, "async_": False}
+        kind = runs.Kind(runs.a_loader, saving=saving)
         children.run(lambda: runs.fit(kind, path), path / "log.txt")
         files = RunFolder(path / "checkpoints")
         older, newer = files.checkpoints()

@@ -83,6 +83,8 @@ class CometCallback(RunLogger):
             "auto_param_logging": False,
             "display_summary_level": 0,
         }
+        online: Any
+        offline: Any
         if self.run_id is None:
             options["project_name"] = self.project_name
             online = comet_ml.Experiment
@@ -94,6 +96,7 @@ class CometCallback(RunLogger):
         if self.offline_directory is None:
             return online(**options)
         folder = Path(self.learn.path, self.offline_directory)
+        folder.mkdir(parents=True, exist_ok=True)
         return offline(offline_directory=str(folder), **options)
 
     def _check_alive(self) -> None:
@@ -141,3 +144,17 @@ class CometCallback(RunLogger):
         if outcome == "failed":
             experiment.log_other("outcome", "failed")
         experiment.end()
+
+
+def callboard_specimens() -> dict[str, Any]:
+    """How the conformance suite tries it out: on the disk alone."""
+    from callboard.testing import Specimen
+
+    def make() -> CometCallback:
+        return CometCallback(offline_directory="comet")
+
+    return {
+        "comet": Specimen(
+            make=make, needs=("comet_ml",), is_slow=True, ignore=("run_id",)
+        )
+    }

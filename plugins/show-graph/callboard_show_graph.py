@@ -24,6 +24,8 @@ from callboard.errors import OptionError, suggestion
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from callboard.testing import Specimen
+
 Mode = Literal["auto", "notebook", "file"]
 MODES = ("auto", "notebook", "file")
 DOTS_PER_INCH = 100
@@ -145,3 +147,10 @@ def replace_file(file: Path, content: bytes) -> None:
         os.replace(new, file)
     finally:
         new.unlink(missing_ok=True)
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the pictures out."""
+    from callboard.testing import Specimen
+
+    return {"show-graph": Specimen(is_slow=True)}  # it draws them all

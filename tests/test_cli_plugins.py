@@ -460,7 +460,7 @@ def test_check_doubts_a_plugin_whose_client_is_not_installed(lamps):
         requires=["no-such-client>=2", "click>=8", "other; sys_platform == 'none'"],
     )
 
-    text = " ".join(run("plugins", "check").stdout.split())
+    text = " ".join(run("plugins", "check", "odd", "--quick").stdout.split())
 
     told = "doubt odd: shop-odd needs no-such-client, which is not installed: python -m"
     assert told in text

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
         ("crash_points", ("--step", "9"), "A crash before each"),
         ("fuzz", ("--count", "300"), "Damaged checkpoints"),
         ("full_disk", (), "Saves on a disk that is full"),
-        ("long_run", ("--count", "30000", "--limit", "8192"), "30,000 steps"),
+        ("long_run", ("--count", "30000", "--limit", "32768"), "30,000 steps"),
     ],
 )
 def test_a_proof_holds(proof, arguments, heading):

@@ -17,6 +17,7 @@ from callboard import Callback
 
 if TYPE_CHECKING:
     from callboard import Learner
+    from callboard.testing import Specimen
 
 
 def with_channels_last(part: Any) -> Any:
@@ -74,3 +75,22 @@ def to_contiguous(learner: Learner) -> Learner:
         learner.remove_cb(ChannelsLast)
     turn(learner.model, torch.contiguous_format)
     return learner
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the memory format out."""
+    from callboard.testing import Specimen
+
+    return {
+        "channels-last": Specimen(
+            learner="images",
+            exempt={
+                "removable": "weights keep their format after a fit, and sums are "
+                "rounded another way; learn.to_contiguous() puts them back"
+            },
+        ),
+        "to_channelslast": Specimen(
+            learner="images",
+            exempt={"removable": "it adds the callback, which stays until removed"},
+        ),
+    }

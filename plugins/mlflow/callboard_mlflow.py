@@ -200,3 +200,17 @@ def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def callboard_specimens() -> dict[str, Any]:
+    """How the conformance suite tries it out: on the disk alone."""
+    from callboard.testing import Specimen
+
+    def make() -> MLFlowCallback:
+        return MLFlowCallback(tracking_uri="sqlite:///mlflow.db")
+
+    return {
+        "mlflow": Specimen(
+            make=make, needs=("mlflow", "sqlalchemy"), is_slow=True, ignore=("run_id",)
+        )
+    }

@@ -326,4 +326,4 @@ def callboard_specimens() -> dict[str, Specimen]:
     """What the conformance suite needs to try the saving of models out."""
     from callboard.testing import Specimen
 
-    return {"save-model": Specimen(companions=["recorder"])}
+    return {"save-model": Specimen(companions=["recorder"], is_slow=True)}

@@ -53,6 +53,8 @@ class WandbCallback(RunLogger):
         n_preds: How many samples.
         seed: Draws which ones; None for the first.
         project: Where a run of its own goes. Default: as wandb is configured.
+        mode: ``"offline"`` keeps a run of its own on the disk, for ``wandb sync``;
+            ``"online"`` sends it. Default: as wandb is configured.
         hyper_names: Hyper-parameters of the optimizer that go with every step.
         log_every: Which steps are logged: every one, every tenth, ...; from 1.
     """
@@ -73,6 +75,7 @@ class WandbCallback(RunLogger):
         seed: int | None = 12345,
         *,
         project: str | None = None,
+        mode: Literal["online", "offline"] | None = None,
         hyper_names: Sequence[str] = ("lr", "mom"),
         log_every: int = 1,
     ) -> None:
@@ -89,6 +92,11 @@ class WandbCallback(RunLogger):
                 f"wandb: log must be None or one of {', '.join(WATCHED)}, got {log!r}. "
                 'Use "gradients" to see which layers learn.'
             )
+        if mode not in (None, "online", "offline"):
+            raise OptionError(
+                f'wandb: mode must be None, "online" or "offline", got {mode!r}. Use '
+                '"offline" where there is no network.'
+            )
         if log_dataset and not Path(log_dataset).exists():
             raise OptionError(
                 "wandb: log_dataset must be an existing file or folder, got "
@@ -103,6 +111,7 @@ class WandbCallback(RunLogger):
         self.dataset_name = dataset_name
         self.n_preds = n_preds
         self.project = project
+        self.mode = mode
         self._valid_dl = valid_dl
         self._seed = seed
         self._wandb_run: Any = None
@@ -121,8 +130,11 @@ class WandbCallback(RunLogger):
         is_new = self.run_id is None
         self._is_own = wandb.run is None
         if self._is_own:
+            # wandb would write to another place where there is no such folder.
+            self.learn.path.mkdir(parents=True, exist_ok=True)
             self._wandb_run = wandb.init(
                 project=self.project,
+                mode=self.mode,
                 id=self.run_id,
                 resume=None if is_new else "allow",
                 dir=str(self.learn.path),
@@ -243,3 +255,15 @@ def _cell(value: Any) -> Any:
         pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
         return wandb.Image(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     return value if isinstance(value, str | int | float) else as_text(value)
+
+
+def callboard_specimens() -> dict[str, Any]:
+    """How the conformance suite tries it out: on the disk alone."""
+    from callboard.testing import Specimen
+
+    def make() -> WandbCallback:
+        return WandbCallback(mode="offline")
+
+    return {
+        "wandb": Specimen(make=make, needs=("wandb",), is_slow=True, ignore=("run_id",))
+    }

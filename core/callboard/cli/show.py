@@ -36,7 +36,7 @@ def command(name: str) -> None:
     status, reason = status_of(installed, load_configuration())
     loaded = installed.load()
     source = f"{installed.distribution} {installed.version}"
-    head = f"{name}: a {installed.kind} of {source}; {status}: {reason}"
+    head = f"{name}: {_with_article(installed.kind)} of {source}; {status}: {reason}"
     click.echo(wrapped(head, sys.stdout))
     description = _description(loaded) or sys.modules[installed.module].__doc__
     if description:
@@ -104,6 +104,10 @@ def _facts_of_member(member: ActivePlugin) -> Iterator[tuple[str, str]]:
             yield declaration, ", ".join(names)
     if member.order:
         yield "order", f"{member.order:g} (breaks ties)"
+
+
+def _with_article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _use(installed: InstalledPlugin, loaded: Any) -> str:

@@ -40,6 +40,10 @@ class Specimen:
         companions: Names of plugins that take part too, in the plain run as well.
         run: What is done with the Learner. Default: ``learner.fit(2)``; for a method,
             the method, with 2 for every whole number that it asks for.
+        needs: Modules without which it cannot be tried, such as the client of a service
+            that only its users install.
+        is_slow: Whether a run takes long, since it draws or waits for the disk; then
+            only some of the mishaps are tried.
         ignore: Keys in its state that are never the same twice, such as the name of a
             run; times are left out by themselves (``time``, ``seconds``).
         exempt: Name of a rule -> why the plugin does not keep it. The reason is shown.
@@ -49,6 +53,8 @@ class Specimen:
     learner: str | Callable[..., Learner] = "classification"
     companions: Sequence[str] = ()
     run: Callable[[Learner], object] | None = None
+    needs: Sequence[str] = ()
+    is_slow: bool = False
     ignore: Sequence[str] = ()
     exempt: Mapping[str, str] = field(default_factory=dict)
 

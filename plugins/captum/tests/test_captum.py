@@ -1,7 +1,6 @@
 """Attributions that are known beforehand, their pictures, and what stays untouched."""
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -9,11 +8,6 @@ from torch import nn
 
 from callboard import Callback, Learner
 from callboard.errors import DataError, OptionError
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what Captum warns of while it is imported
-    import captum.attr  # noqa: F401
-
 from callboard_captum import CaptumInterpretation, displayable, interpret
 
 

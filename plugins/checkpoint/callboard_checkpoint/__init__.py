@@ -28,6 +28,7 @@ def callboard_specimens() -> dict[str, Specimen]:
     return {
         "checkpoint": Specimen(
             make=lambda: CheckpointCallback(async_=False, overwrite=True),
+            is_slow=True,
             ignore=["run"],  # every run has a name of its own
         ),
         "read_checkpoint": Specimen(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from callboard_fastai.adapter import adapted
 
-__version__ = "0.1.0"
+#: The version of fastai that is mirrored: files ask for it.
+__version__ = "2.8.12"
 
 __all__ = ["adapted"]

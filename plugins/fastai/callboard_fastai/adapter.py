@@ -62,6 +62,8 @@ class FastaiAdapter(Adapter):
     def _leave_out_what_is_not_there(self) -> None:
         """Let events that the callback does not implement cost nothing."""
         cls = type(self.subject)
+        if getattr(self.subject, "name", None) != RECORDER:
+            vars(self).update(do_backward=None, do_step=None)  # once a Learner
         base = _base_of(cls)
         if base is not None and cls.__call__ is not base.__call__:
             return  # it does something of its own at every event
@@ -191,6 +193,21 @@ class FastaiAdapter(Adapter):
         with _front(self.learn)._around_evaluation():
             return (yield)
 
+    def do_backward(self) -> object:
+        """What a file has put in the place of fastai's ``Learner._backward``."""
+        return self._do("_backward")
+
+    def do_step(self) -> object:
+        """What a file has put in the place of fastai's ``Learner._step``."""
+        return self._do("_step")
+
+    def _do(self, name: str) -> object:
+        replacement = _front(self.learn)._replaced(name)
+        if replacement is None:
+            return None
+        replacement()
+        return True
+
     def before_validate(self) -> None:
         """A validation begins."""
         self.deliver("before_validate")
@@ -235,6 +252,8 @@ class FastaiAdapter(Adapter):
         self.subject.load_state_dict(state)
 
 
+# The one that stands beside the others.
+RECORDER = "fastai_recorder"
 # after_loss is where labels are looked at again; after_fit sets run to True.
 KEPT = ("before_fit", "after_loss", "after_fit")
 

@@ -97,6 +97,7 @@ class Learner(metaclass=Mentioning):
     _is_evaluating: bool
     _is_recording: bool
     _is_behind: bool
+    _is_alone: bool
     _last_loss: Any
     _pending_loss: Any
     _pending_grad: Any
@@ -182,6 +183,7 @@ class Learner(metaclass=Mentioning):
             _is_evaluating=False,
             _is_recording=False,
             _is_behind=False,
+            _is_alone=False,
             _last_loss=tensor(0.0),
             _pending_loss=None,
             _pending_grad=None,
@@ -221,7 +223,8 @@ class Learner(metaclass=Mentioning):
         if native is None or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(name)
         if name in SHARED:
-            return self._counter(name) if self._is_behind else getattr(native, name)
+            is_shown_as_is = not (self._is_behind or self._is_alone)
+            return getattr(native, name) if is_shown_as_is else self._counter(name)
         callback = self._callbacks_by_name().get(name)
         if callback is not None:
             return callback
@@ -239,13 +242,16 @@ class Learner(metaclass=Mentioning):
             object.__setattr__(self, name, value)
 
     def _counter(self, name: str) -> Any:
-        """A counter as it was before this batch: for callbacks with an order < -10.
+        """A counter where fastai's stands elsewhere.
 
         fastai's TrainEvalCallback, at -10, counts a batch in after_batch; Callboard's
-        loop has done so before.
+        loop has done so before. And fastai starts an evaluation at epoch 0, which
+        Callboard keeps: random draws hang on it.
         """
         native = self.callboard
         value = getattr(native, name)
+        if self._is_alone:
+            return 0 if name == "epoch" else value
         if name == "train_iter" and native.training:
             return value - 1
         if name == "pct_train" and native.training and native.n_iter:
@@ -570,6 +576,23 @@ class Learner(metaclass=Mentioning):
         self(f"after_{event_type}")
         final()
 
+    def _backward(self) -> None:
+        self.loss_grad.backward()
+
+    def _step(self) -> None:
+        self.callboard.opt.step()
+
+    def _replaced(self, name: str) -> Callable[[], object] | None:
+        """What somebody has put in the place of ``_backward`` or ``_step``."""
+        if name in vars(self):
+            replacement: Callable[[], object] = vars(self)[name]
+            return replacement
+        on_class = getattr(type(self), name)
+        if on_class is not vars(Learner)[name] or on_class not in OWN_WORK:
+            return MethodType(on_class, self)
+        patched = _patched_onto_fastai(name)
+        return None if patched is None else MethodType(patched, self)
+
     def _do_epoch_train(self) -> None:
         self.callboard.plan.do_train()
 
@@ -591,7 +614,7 @@ class Learner(metaclass=Mentioning):
         if "recorder" not in self.callboard.cbs and self._companions:
             return self.recorder.evaluated
         names = ["valid_loss", *(metric.name for metric in self.metrics)]
-        return L(results.get(name) for name in names)
+        return L(results[name] for name in names if name in results)
 
     def get_preds(
         self,
@@ -632,7 +655,9 @@ class Learner(metaclass=Mentioning):
         if native.stage in FIT_STAGES or self._is_in_fit or self._is_evaluating:
             yield
             return
-        self._is_evaluating = True
+        self._is_evaluating = self._is_alone = True
+        native.train_iter, native.pct_train = 0, 0.0
+        self._last_loss = tensor(0.0)
         try:
             self._fire("before_fit")
             self._fire("before_epoch")
@@ -640,7 +665,7 @@ class Learner(metaclass=Mentioning):
         finally:
             self._fire("after_epoch")
             self._fire("after_fit")
-            self._is_evaluating = False
+            self._is_evaluating = self._is_alone = False
 
     def __enter__(self) -> Learner:
         self(["before_fit", "before_epoch"])
@@ -779,6 +804,16 @@ class Learner(metaclass=Mentioning):
 
     def __repr__(self) -> str:
         return f"fastai's view of {self.callboard!r}"
+
+
+# What does the work of these actions unless a file patches others onto the class.
+OWN_WORK = (Learner._backward, Learner._step)
+
+
+def as_fastais(learner: Any) -> Any:
+    """What stands before a Learner of Callboard's; anything else as it is."""
+    is_native = isinstance(learner, NativeLearner)
+    return Learner.before(learner) if is_native else learner
 
 
 def _is_method(name: str) -> bool:

@@ -44,11 +44,9 @@ class Metric:
 def _with_fastais_learner(accumulate: Callable[..., None]) -> Callable[..., None]:
     @wraps(accumulate)
     def accumulate_seen(self: Any, learn: Any) -> None:
-        from callboard import Learner as NativeLearner
-        from callboard_fastai.learner import Learner
+        from callboard_fastai.learner import as_fastais
 
-        is_native = isinstance(learn, NativeLearner)
-        accumulate(self, Learner.before(learn) if is_native else learn)
+        accumulate(self, as_fastais(learn))
 
     return accumulate_seen
 

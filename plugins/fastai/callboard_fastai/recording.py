@@ -10,6 +10,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
+from callboard_fastai.adapter import RECORDER
 from callboard_fastai.callback.core import Callback
 from callboard_fastai.measuring import (
     AvgLoss,
@@ -209,7 +210,7 @@ class LoopRecorder(Recorder):
     fastai and forgotten afterwards: it costs nobody the history of the fit.
     """
 
-    key = "fastai_recorder"
+    key = RECORDER
     name = key
     KEPT = ("lrs", "iters", "losses", "values", "log", "metric_names")
 

@@ -561,6 +561,49 @@ def test_one_batch_can_be_run_through_all_events(fit):
     assert fit(Again()).again.shape == (4, 1)
 
 
+@pytest.mark.parametrize("name", ["_backward", "_step"])
+def test_backward_and_step_can_be_replaced(name, fit):
+    class Replaces(Callback):
+        total = 0
+
+        def before_fit(self):
+            self.own = getattr(self.learn, name)
+            setattr(self.learn, name, self.replacement)
+
+        def replacement(self):
+            self.total += 1
+            self.own()
+
+    learner, plain = fit(Replaces()), fit(Callback())
+
+    assert learner.replaces.total == 3
+    assert torch.equal(learner.model.weight, plain.model.weight)
+
+
+def test_a_file_may_patch_backward_onto_the_class(fit):
+    own = Learner._backward
+
+    @patch
+    def _backward(self: Learner):
+        (2 * self.loss_grad).backward()
+
+    try:
+        doubled = fit(Callback(), num_epochs=1)
+    finally:
+        Learner._backward = own
+
+    plain = fit(Callback(), lr=0.2)
+    assert torch.allclose(doubled.model.weight, plain.model.weight)
+
+
+def test_a_learner_of_callboards_is_shown_as_one_of_fastais(fit):
+    callback, learner = Callback(), fit(num_epochs=0)
+
+    callback.learn = learner
+
+    assert callback.learn is learner.fastai
+
+
 def test_defaults_of_a_file_take_part_in_every_learner(fit):
     from callboard_fastai.learner import defaults
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from callboard import Callback, Learner
-from callboard.errors import OptionError
+from callboard.errors import DataError, OptionError
 from callboard_gather_preds.decisions import Activation
 from callboard_gather_preds.gather import get_preds
 from callboard_gather_preds.joining import combined
@@ -89,7 +89,9 @@ def tta(
     changed: Any = None
     with learner.evaluating("predict"):
         plain, targets = get_preds(learner, ds_idx, dl, act=act, cbs=cbs)
+        _check_complete(plain)
         for number, (preds, its_targets) in enumerate(passes):
+            _check_complete(preds)
             _check_order(targets, its_targets)
             if number == 0:
                 changed = preds
@@ -118,7 +120,9 @@ def _passes(
         # The random numbers of a batch hang on its epoch, so that each pass has others.
         learner.epoch = number
         with learner.added_cbs(Augment(augmentations)):
-            yield get_preds(learner, ds_idx, loader, act=act, cbs=cbs)
+            predicted = get_preds(learner, ds_idx, loader, act=act, cbs=cbs)
+        # Outside, since whoever goes through the passes may not come back for the next.
+        yield predicted
 
 
 def _blend(share: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -155,6 +159,14 @@ def _check(
                 f"tta: {name} can be gone through once only, and tta does so several "
                 "times. Give a DataLoader or a list of batches."
             )
+
+
+def _check_complete(preds: Any) -> None:
+    if preds is None:
+        raise DataError(
+            "tta: a pass gave no predictions, since another plugin cancelled it. Take "
+            "that plugin out: with learner.removed_cbs(...)."
+        )
 
 
 def _check_order(targets: Any, others: Any) -> None:

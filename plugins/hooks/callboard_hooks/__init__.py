@@ -8,6 +8,8 @@ Source      names and options of fastai's hooks; the colour plot of activations 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from callboard_hooks.callback import HookCallback
 from callboard_hooks.hook import (
     Hook,
@@ -19,6 +21,9 @@ from callboard_hooks.hook import (
 )
 from callboard_hooks.sizes import dummy_eval, model_sizes, num_features_model
 from callboard_hooks.stats import ActivationStats
+
+if TYPE_CHECKING:
+    from callboard.testing import Specimen
 
 __all__ = [
     "ActivationStats",
@@ -33,3 +38,14 @@ __all__ = [
     "num_features_model",
     "total_params",
 ]
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the hooks out."""
+    from callboard.testing import Specimen
+
+    return {
+        "hooks": Specimen(
+            make=lambda: HookCallback(hook=lambda module, inputs, output: None)
+        )
+    }

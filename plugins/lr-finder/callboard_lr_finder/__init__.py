@@ -10,10 +10,15 @@ Source      Smith 2017, arXiv:1506.01186; names, defaults and the four suggestio
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from callboard_lr_finder.curve import LRCurve, plot_lr_find
 from callboard_lr_finder.finder import LRFinder, lr_find
 from callboard_lr_finder.suggestions import minimum, slide, steep, valley
 from callboard_lr_finder.untouched import untouched_plugins, untouched_training
+
+if TYPE_CHECKING:
+    from callboard.testing import Specimen
 
 __all__ = [
     "LRCurve",
@@ -27,3 +32,20 @@ __all__ = [
     "untouched_training",
     "valley",
 ]
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the search out."""
+    from callboard.testing import Specimen
+
+    return {
+        "lr-finder": Specimen(
+            exempt={
+                "resume": "it puts weights and optimizer back, so nothing is to go on "
+                "from inside a search"
+            }
+        ),
+        "lr_find": Specimen(
+            run=lambda learner: lr_find(learner, num_it=10, show_plot=False)
+        ),
+    }

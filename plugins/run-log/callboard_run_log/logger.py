@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from numbers import Real
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from callboard import Callback
 from callboard.callback import Role
 from callboard.errors import ActivationError, OptionError
 from callboard.optim import HYPERS, hypers, locate_hyper
+from callboard.state import untouched_random_state
 from callboard_run_log.samples import Sample, SampleCollector
 from callboard_run_log.steps import STEPS_PER_READ, Step, StepBuffer
 
@@ -139,10 +141,9 @@ class RunLogger(Callback, ABC):
         if os.environ.get("RANK", "0") != "0":
             self.run = False  # the first of several processes writes
             return
-        self._outcome, self._is_in_epoch = "unreachable", False
-        self._is_open = True
-        self.open_run()
-        self._outcome = "finished"
+        self._is_in_epoch, self._is_open = False, True
+        with self._reaching_out():
+            self.open_run()
         if learner.epoch == 0 and learner.train_iter == 0:
             self._send_steps()  # of a fit before this one, from its state
             self._first_step = self.last_step
@@ -194,9 +195,19 @@ class RunLogger(Callback, ABC):
         self.last_step = steps[-1].number
         chosen = [s for s in steps if s.number == 1 or s.number % self.log_every == 0]
         if chosen:
-            self._outcome = "unreachable"
-            self.log_steps(chosen)
-            self._outcome = "finished"
+            with self._reaching_out():
+                self.log_steps(chosen)
+
+    @contextmanager
+    def _reaching_out(self) -> Iterator[None]:
+        """Remember it where the tracker fails; leave random streams alone.
+
+        Clients draw names for runs and pauses between attempts from them.
+        """
+        self._outcome = "unreachable"
+        with untouched_random_state():
+            yield
+        self._outcome = "finished"
 
     # ---- the validation and the end of an epoch -------------------------------
 
@@ -220,12 +231,11 @@ class RunLogger(Callback, ABC):
         self._is_in_epoch = self._is_sampling = False
         numbers = numbers_in(self.learn.results)
         samples = self._samples.take(self.learn)
-        self._outcome = "unreachable"
-        if numbers:
-            self.log_results(numbers)
-        if samples:
-            self.log_samples(samples)
-        self._outcome = "finished"
+        with self._reaching_out():
+            if numbers:
+                self.log_results(numbers)
+            if samples:
+                self.log_samples(samples)
 
     def after_cancel_fit(self) -> None:
         """Hand on what a cancel in the middle of an epoch has left."""
@@ -234,9 +244,8 @@ class RunLogger(Callback, ABC):
 
     def after_fit(self) -> None:
         """Let the tracker write what belongs to the end."""
-        self._outcome = "unreachable"
-        self.finish_fit()
-        self._outcome = "finished"
+        with self._reaching_out():
+            self.finish_fit()
 
     def on_exception(self) -> None:
         """Hand on the steps up to the error."""
@@ -247,7 +256,8 @@ class RunLogger(Callback, ABC):
         """Close the run, however the fit ended."""
         was_open, self._is_open = self._is_open, False
         if was_open:
-            self.close_run(self._outcome)
+            with untouched_random_state():
+                self.close_run(self._outcome)
 
     # ---- state ----------------------------------------------------------------
 

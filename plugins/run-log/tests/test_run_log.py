@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import random
 
 import pytest
 import torch
@@ -315,6 +316,24 @@ def test_cancelled_fit_hands_on_what_there_is():
 
     assert len(tracker.steps) == 8
     assert len(tracker.epochs) == 1
+
+
+def test_tracker_that_draws_random_numbers_moves_no_draw_of_the_run():
+    class Drawing(Tracker):
+        def _say(self, what):
+            super()._say(what)
+            torch.rand(1), random.random()
+
+    learn, plain = learner(Drawing(), shuffle=True), learner(shuffle=True)
+    states = []
+
+    for each in (learn, plain):
+        torch.manual_seed(5)
+        random.seed(5)
+        each.fit(2)
+        states.append((torch.get_rng_state().tolist(), random.getstate()))
+
+    assert states[0] == states[1]
 
 
 def test_logged_run_is_bit_for_bit_the_run_that_nobody_logs():

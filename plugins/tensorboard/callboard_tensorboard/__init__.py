@@ -8,6 +8,8 @@ Source      fastai's ``TensorBoardCallback``, ``TensorBoardProjectorCallback`` a
 
 from __future__ import annotations
 
+from typing import Any
+
 from callboard_tensorboard.callback import TensorBoardCallback
 from callboard_tensorboard.graph import write_graph
 from callboard_tensorboard.projector import (
@@ -19,7 +21,18 @@ from callboard_tensorboard.tables import markdown_table
 __all__ = [
     "TensorBoardCallback",
     "TensorBoardProjectorCallback",
+    "callboard_specimens",
     "markdown_table",
     "projector_word_embeddings",
     "write_graph",
 ]
+
+
+def callboard_specimens() -> dict[str, Any]:
+    """How the conformance suite tries them out: the name of a run is the time."""
+    from callboard.testing import Specimen
+
+    return {
+        "tensorboard": Specimen(is_slow=True, ignore=("run_id",)),
+        "tensorboard-projector": Specimen(is_slow=True),
+    }

@@ -8,6 +8,8 @@ Source      fastai's ``vision_learner`` (Howard & Gugger 2020, arXiv:2002.04688)
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from callboard_vision.architectures import build_architecture, load_weights
 from callboard_vision.body import (
     TimmBody,
@@ -34,6 +36,9 @@ from callboard_vision.splitters import (
     vgg_split,
 )
 
+if TYPE_CHECKING:
+    from callboard.testing import Specimen
+
 __all__ = [
     "IMAGENET_STATS",
     "AdaptiveConcatPool2d",
@@ -59,3 +64,12 @@ __all__ = [
     "vgg_split",
     "vision_learner",
 ]
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs to try the normalisation of images out."""
+    from callboard.testing import Specimen
+
+    return {
+        "normalize": Specimen(make=lambda: Normalize([0.5], [0.25]), learner="images")
+    }

@@ -360,6 +360,7 @@ def test_logged_run_is_bit_for_bit_the_run_that_nobody_logs(tmp_path):
     [
         ({"log": "weights"}, "log must be None or one of gradients, parameters, all"),
         ({"log_dataset": "no/such/folder"}, "must be an existing file or folder"),
+        ({"mode": "dry"}, 'mode must be None, "online" or "offline", got .dry'),
         ({"n_preds": -1}, "n_preds must be a whole number from 0 on, got -1"),
     ],
 )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,6 +54,11 @@ class Subject:
     def specimen(self) -> Specimen:
         """What its author says that it needs."""
         return specimen_of(self.installed)
+
+    @cached_property
+    def missing(self) -> list[str]:
+        """What it needs to be tried and is not installed."""
+        return [name for name in self.specimen.needs if find_spec(name) is None]
 
     @cached_property
     def member(self) -> ActivePlugin:
@@ -220,6 +226,8 @@ class Subject:
         return failures_of(learner)
 
     def _is_own(self, error: CallboardError) -> bool:
+        if self.is_method:
+            return True
         places = [n for n in getattr(error, "__notes__", ()) if n.startswith(PLACE)]
         own = (self.name, f"{self.name}-2", *self.companions)
         of_ours = tuple(f"{PLACE}plugin {name} " for name in own)

@@ -8,6 +8,7 @@ from callboard import discovery
 from callboard.discovery import InstalledPlugin
 from callboard.errors import UnknownPluginError, suggestion
 from callboard.testing.conformance import declaring, respecting, running, surviving
+from callboard.testing.conformance.declaring import declared
 from callboard.testing.conformance.report import CALLBACKS, Finding, Report, Rule
 from callboard.testing.conformance.subject import Subject, prepared
 from callboard.testing.counting import StepCost, cost_of_a_fit
@@ -63,7 +64,10 @@ def _checked(subject: Subject) -> Report:
         tried(rule, subject, report)
     if not report.untried:
         report.cost = cost_of_a_step(subject)
-    report.notes = list(dict.fromkeys(subject.notes))
+    elif not report.findings:
+        missing = ", ".join(subject.missing)
+        report.notes.append(f"It was not tried, since {missing} cannot be imported.")
+    report.notes += dict.fromkeys(subject.notes)
     if report.cost is not None and report.cost.host_reads > FEW_READS:
         report.notes.append(
             f"It reads {report.cost.host_reads:.2f} values of tensors a step; where "
@@ -78,7 +82,8 @@ def tried(rule: Rule, subject: Subject, report: Report) -> list[Finding]:
 
     A rule is not tried where one that it rests on is broken.
     """
-    if any(rule_named(finding.rule).is_basic for finding in report.findings):
+    is_basis_broken = any(rule_named(f.rule).is_basic for f in report.findings)
+    if is_basis_broken or (rule is not declared and subject.missing):
         report.untried.append(rule.name)
         return []
     # Before it can be imported, nobody knows what it is exempt from.

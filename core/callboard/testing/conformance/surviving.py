@@ -48,6 +48,8 @@ AFTER_CANCELS = {
     "after_cancel_epoch": ("before_epoch", "epoch"),
     "after_cancel_fit": ("before_epoch", "fit"),
 }
+# Of what takes long, one mishap in so many is tried: not a divisor of their pattern.
+SAMPLE = 7
 NOT_CANCELLED = ("after_create", "do_fit", "after_fit", "on_exception", "teardown")
 
 
@@ -172,6 +174,21 @@ class Keeper(Callback):
         self.moments.append(Moment(*learner.position, kept, files))
 
 
+@dataclass(frozen=True)
+class Mishap:
+    """A way for a fit to be cut short.
+
+    Attributes:
+        what: What happens, and where.
+        faults: What makes it happen, the one that counts first.
+        expected: The error that must leave the fit; None where none may.
+    """
+
+    what: str
+    faults: list[Fault]
+    expected: type[BaseException] | None
+
+
 @rule(
     "cancels",
     expected="a fit survives a cancel at every event, and leaves the Learner as if "
@@ -182,6 +199,11 @@ class Keeper(Callback):
 )
 def cancels(subject: Subject) -> Iterator[str]:
     """Cancel at every event: one level behind its turn, and all of them before it."""
+    for mishap in _chosen(subject, _all_cancels(subject)):
+        yield from _survived(subject, mishap)
+
+
+def _all_cancels(subject: Subject) -> Iterator[Mishap]:
     for event in EVENTS:
         if event in NOT_CANCELLED or event.startswith("after_cancel"):
             continue
@@ -189,8 +211,7 @@ def cancels(subject: Subject) -> Iterator[str]:
             for is_outermost in (False, True):
                 fault = _cancel(event, nth, subject.name, is_outermost=is_outermost)
                 level = "outermost" if is_outermost else "innermost"
-                words = f"after a cancel of the {level} level at {event}"
-                yield from _survived(subject, [fault], words, None)
+                yield Mishap(f"a cancel of the {level} level at {event}", [fault], None)
 
 
 def _cancel(event: str, nth: int, name: str, *, is_outermost: bool) -> Fault:
@@ -224,23 +245,32 @@ def _on_side(
 )
 def errors(subject: Subject) -> Iterator[str]:
     """Raise an error at every event, before the plugin's turn and after it."""
+    for mishap in _chosen(subject, _all_errors(subject)):
+        yield from _survived(subject, mishap)
+
+
+def _all_errors(subject: Subject) -> Iterator[Mishap]:
+    interrupt = raise_at("after_batch", error=KeyboardInterrupt())
+    yield Mishap("Ctrl-C at after_batch", [interrupt], KeyboardInterrupt)
+    sides = {"run_after": "behind", "run_before": "before"}
+    if subject.role == "observe" or subject.is_method:
+        del sides["run_before"]
     for event in EVENTS:
         if event in ("after_create", "do_fit"):
             continue
-        before_it = subject.role != "observe" and not subject.is_method
         for nth in _moments_of(event):
-            for side in ("run_after", "run_before")[: 1 + before_it]:
+            for side, words in sides.items():
                 faults = [_on_side(side, raise_at, event, nth, subject.name)]
                 if event in AFTER_CANCELS:
-                    where, level = AFTER_CANCELS[event]
-                    faults.append(cancel_at(where, level))
+                    faults.append(cancel_at(*AFTER_CANCELS[event]))
                 elif event == "on_exception":
                     faults.append(raise_at("after_train"))
-                words = f"after an error at {event} ({side} {subject.name})"
-                yield from _survived(subject, faults, words, InjectedError)
-    interrupt = raise_at("after_batch", error=KeyboardInterrupt())
-    words = "after Ctrl-C at after_batch"
-    yield from _survived(subject, [interrupt], words, KeyboardInterrupt)
+                what = f"an error at {event}, {words} its turn"
+                yield Mishap(what, faults, InjectedError)
+
+
+def _chosen(subject: Subject, mishaps: Iterator[Mishap]) -> list[Mishap]:
+    return list(mishaps)[:: SAMPLE if subject.specimen.is_slow else 1]
 
 
 def _moments_of(event: str) -> tuple[int, ...]:
@@ -250,13 +280,9 @@ def _moments_of(event: str) -> tuple[int, ...]:
     return (IN_TRAINING, IN_VALIDATION) if event in VALIDATION_TOO else (IN_TRAINING,)
 
 
-def _survived(
-    subject: Subject,
-    faults: list[Fault],
-    words: str,
-    expected: type[BaseException] | None,
-) -> Iterator[str]:
-    """What a fault leaves that is not as it was; at most one sentence."""
+def _survived(subject: Subject, mishap: Mishap) -> Iterator[str]:
+    """What a mishap leaves that is not as it was; at most one sentence."""
+    words, faults, expected = f"after {mishap.what}", mishap.faults, mishap.expected
     learner, start, before = subject.spare or _prepared_learner(subject)
     subject.spare = None
     leaving: BaseException | None = None

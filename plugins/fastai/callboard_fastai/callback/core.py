@@ -97,6 +97,10 @@ class Callback(Stateful, GetAttr):  # type: ignore[misc]
         return bool(may_train or (self.run_valid and not is_training))
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "learn" and value is not None:
+            from callboard_fastai.learner import as_fastais
+
+            value = as_fastais(value)
         if hasattr(self.learn, name):
             warnings.warn(
                 f"You are shadowing an attribute ({name}) that exists in the learner. "

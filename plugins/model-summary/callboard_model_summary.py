@@ -22,8 +22,7 @@ from torch.nn.parameter import is_lazy
 from callboard import Callback, CancelValidException
 from callboard.board import table
 from callboard.errors import CallboardError, DataError
-from callboard_hooks import Hooks
-from callboard_hooks.hook import layers_of
+from callboard_hooks import Hooks, layers_of
 
 if TYPE_CHECKING:
     from callboard import Learner

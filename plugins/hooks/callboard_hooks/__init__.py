@@ -17,6 +17,7 @@ from callboard_hooks.hook import (
     has_params,
     hook_output,
     hook_outputs,
+    layers_of,
     total_params,
 )
 from callboard_hooks.sizes import dummy_eval, model_sizes, num_features_model
@@ -34,6 +35,7 @@ __all__ = [
     "has_params",
     "hook_output",
     "hook_outputs",
+    "layers_of",
     "model_sizes",
     "num_features_model",
     "total_params",

@@ -19,7 +19,7 @@ from callboard.data import num_batches
 from callboard.errors import CallboardError, CallboardWarning, DataError, OptionError
 from callboard.errors import suggestion as nearest
 from callboard.optim import set_hyper
-from callboard_lr_finder.curve import LRCurve
+from callboard_lr_finder.curve import NUM_LEFT_OUT_AT_END, SHARE_LEFT_OUT, LRCurve
 from callboard_lr_finder.suggestions import (
     SUGGESTIONS,
     SuggestFunc,
@@ -81,6 +81,7 @@ class LRFinder(Callback):
                 f"{num_it!r}. Use 100."
             )
         self.num_it = int(num_it)
+        self._num_left_out = self.num_it // SHARE_LEFT_OUT + NUM_LEFT_OUT_AT_END
         self.stop_div = stop_div
         self._begin()
 
@@ -154,10 +155,15 @@ class LRFinder(Callback):
         smooth_loss = self._average / (1 - BETA ** len(self.lrs))
         self.losses.append(smooth_loss)
         self._lowest = min(self._lowest, smooth_loss)
-        if self.stop_div and has_diverged(smooth_loss, self._lowest):
+        has_diverged = self.stop_div and is_diverged(smooth_loss, self._lowest)
+        if has_diverged and len(self.losses) > self._num_left_out:
             self._has_ended = True
         elif not math.isfinite(smooth_loss):  # and so will be all that follow
             self._has_ended = self._is_cut_short = True
+        elif has_diverged:
+            # At rates this low an easy first batch is the reason, and to stop now
+            # would leave nothing to look at.
+            self._lowest = smooth_loss
 
 
 def rising(start: float, end: float, pct: float) -> float:
@@ -165,7 +171,7 @@ def rising(start: float, end: float, pct: float) -> float:
     return float(start * (end / start) ** pct)
 
 
-def has_diverged(loss: float, lowest: float) -> bool:
+def is_diverged(loss: float, lowest: float) -> bool:
     """Whether a loss is above four times the lowest.
 
     Losses below 0 are measured from the lowest, by three times its size.
@@ -297,7 +303,7 @@ def _too_few(curve: LRCurve) -> str:
     return (
         f"lr-finder: after {len(curve.losses)} of {curve.num_it} batches the loss was "
         f"{curve.losses[-1]:g}, too early to suggest a rate. Use a smaller start_lr, a "
-        "larger num_it, or stop_div=False."
+        "larger num_it."
     )
 
 

@@ -12,7 +12,7 @@ from callboard import Callback, DataLoaders, Learner
 from callboard.errors import CallboardWarning, DataError, OptionError
 from callboard.testing import cost_per_step
 from callboard_lr_finder import LRFinder, lr_find, minimum, slide, steep, valley
-from callboard_lr_finder.finder import has_diverged
+from callboard_lr_finder.finder import is_diverged
 
 
 class Net(nn.Module):
@@ -174,6 +174,15 @@ def test_the_search_stops_when_the_loss_is_four_times_its_lowest():
     assert watch.num_seen <= 14
 
 
+def test_an_easy_first_batch_does_not_end_the_search():
+    values = iter([0.01] + [1.0] * 28)
+    learner = a_learner(loss_func=lambda pred, y: pred.sum() * 0 + next(values))
+
+    found = search(learner, num_it=29, suggest_funcs=None)
+
+    assert len(found.curve.losses) == 29
+
+
 def test_the_search_goes_on_past_a_divergence_where_asked_to():
     values = iter([1.0] * 9 + [400.0] * 20)
     learner = a_learner(loss_func=lambda pred, y: pred.sum() * 0 + next(values))
@@ -199,7 +208,7 @@ def test_a_nan_ends_the_search_and_is_not_part_of_what_is_looked_at():
     [(4.1, 1.0, True), (3.9, 1.0, False), (-0.5, -1.0, False), (2.1, -1.0, True)],
 )
 def test_a_loss_below_zero_is_no_divergence(loss, lowest, verdict):
-    assert has_diverged(loss, lowest) is verdict
+    assert is_diverged(loss, lowest) is verdict
 
 
 def test_each_parameter_group_may_rise_on_its_own():
@@ -491,7 +500,7 @@ def test_without_suggestions_the_curve_is_there():
 
 
 def test_too_few_losses_say_what_to_do():
-    values = iter([1.0, 1e9] + [1e9] * 30)
+    values = iter([1.0, float("nan")] + [1.0] * 30)
     learner = a_learner(loss_func=lambda pred, y: pred.sum() * 0 + next(values))
 
     with pytest.raises(DataError, match=r"after 2 of 30 batches.*smaller start_lr"):

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -77,6 +80,30 @@ def plugin(session: nox.Session, name: str) -> None:
 
 
 @nox.session
+def trackers(session: nox.Session) -> None:
+    """Test the plugins for trackers against their clients, which the rest does without.
+
+    The clients are large, so other sessions lack them, and these tests skip there.
+    """
+    session.install(*dependency_group("build"))
+    plugins = tracker_plugins()
+    session.install(
+        *("--no-build-isolation", *CONSTRAINTS, "pytest>=8.3"),
+        *(*dependency_group("trackers"), *editables(with_siblings(plugins))),
+    )
+    session.run("python", "-m", "pip", "check")
+    conformance = [part for name in plugins for part in ("--callboard", name)]
+    # The clients leave sockets and files to be closed with the process.
+    leaks = ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning")
+    session.run(
+        *("python", "-m", "pytest", "-q", *(f"plugins/{name}" for name in plugins)),
+        *(f"-Wignore::{leak}" for leak in leaks),
+        *(*conformance, *session.posargs),
+        env={"OMP_NUM_THREADS": "1"},
+    )
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation into site/; ``nox -s docs -- serve`` shows it live."""
     session.install(*dependency_group("docs"))
@@ -127,15 +154,69 @@ def install_everything(session: nox.Session) -> None:
         return
     stamp.unlink(missing_ok=True)
     uninstall_editables(session)
-    session.install(*dependency_group("build"))
+    session.install(*CONSTRAINTS, *dependency_group("dev"), *everyday_requirements())
     # One call without build isolation: pip would otherwise make an environment with
-    # hatchling for each plugin, at 5 seconds apiece.
-    projects = [".", *(f"./plugins/{name}" for name in PLUGINS)]
-    editables = [part for project in projects for part in ("--editable", project)]
-    session.install(
-        "--no-build-isolation", *CONSTRAINTS, *dependency_group("dev"), *editables
-    )
+    # hatchling for each plugin, at 5 seconds apiece. What they need is there already,
+    # but for the clients of trackers, which have a session of their own.
+    session.install("--no-build-isolation", "--no-deps", *editables(PLUGINS))
     stamp.write_text(digest)
+
+
+def editables(names: Iterable[str]) -> list[str]:
+    """What tells pip to install the core and these plugins as editables."""
+    projects = [".", *(f"./plugins/{name}" for name in names)]
+    return [part for project in projects for part in ("--editable", project)]
+
+
+def everyday_requirements() -> list[str]:
+    """What the core and the plugins need of others, without the clients of trackers."""
+    left_out = clients() - set(map(name_of, dependency_group("tests")))
+    needed = {
+        need
+        for project in (PYPROJECT, *map(pyproject_of, PLUGINS))
+        for need in project["project"]["dependencies"]
+    }
+    return sorted(
+        need
+        for need in needed
+        if name_of(need) not in left_out and not name_of(need).startswith("callboard")
+    )
+
+
+def clients() -> set[str]:
+    """The distributions in the dependency group ``trackers``."""
+    return set(map(name_of, dependency_group("trackers")))
+
+
+def tracker_plugins() -> list[str]:
+    """The plugins that need one of these."""
+    return [name for name in PLUGINS if clients() & needs_of(name)]
+
+
+def needs_of(name: str) -> set[str]:
+    """The distributions that a plugin needs."""
+    return set(map(name_of, pyproject_of(name)["project"]["dependencies"]))
+
+
+def with_siblings(names: Iterable[str]) -> list[str]:
+    """These plugins, and those of this repository that they need."""
+    found: set[str] = set()
+    waiting = set(names)
+    while waiting:
+        found |= waiting
+        needed = {need for name in waiting for need in needs_of(name)}
+        waiting = {name for name in PLUGINS if f"callboard-{name}" in needed} - found
+    return sorted(found)
+
+
+def pyproject_of(name: str) -> dict[str, Any]:
+    """The pyproject.toml of a plugin."""
+    return nox.project.load_toml(ROOT / "plugins" / name / "pyproject.toml")
+
+
+def name_of(requirement: str) -> str:
+    """The distribution that a requirement asks for."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower()
 
 
 def uninstall_editables(session: nox.Session) -> None:

@@ -68,6 +68,13 @@ def test_constraints_pin_only_torch_and_within_what_the_core_asks_for():
     assert all(spec.version in asked.specifier for spec in pins[0].specifier)
 
 
+def test_clients_of_trackers_are_what_plugins_depend_on():
+    root = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {need for p in PLUGINS for need in project_table(p)["dependencies"]}
+
+    assert set(root["dependency-groups"]["trackers"]) <= needed
+
+
 def test_core_says_the_version_that_its_metadata_says():
     module = ast.parse((CORE / "__init__.py").read_text())
     assignments = [node for node in module.body if isinstance(node, ast.Assign)]

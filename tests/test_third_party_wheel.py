@@ -231,6 +231,19 @@ def test_a_misspelt_event_is_refused_with_the_right_name(strangers):
     assert meant in strangers.callboard("plugins", "check", "typist", code=1).stdout
 
 
+def test_a_strangers_plugin_keeps_the_rules_that_ours_keep(strangers):
+    told = strangers.callboard("plugins", "check", "greeter").stdout
+
+    assert "keeps 18 rules: declared, imports, made" in told
+    assert "1 checked, nothing wrong" in told
+
+
+def test_a_stranger_can_check_their_plugin_by_pytest(strangers):
+    told = strangers.run("-m", "pytest", "-q", "--callboard", "greeter").stdout
+
+    assert "19 passed" in told
+
+
 def test_check_names_all_that_is_broken_and_nothing_that_is_not(strangers):
     lines = strangers.callboard("plugins", "check", code=1).stdout.splitlines()
 

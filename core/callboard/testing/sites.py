@@ -38,6 +38,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._is_on_path = False
         folder.mkdir(parents=True, exist_ok=True)
 
     def install(
@@ -90,6 +91,8 @@ class Site:
         written = [*files, *dist_info.iterdir(), dist_info / "RECORD"]
         record = [f"{file.relative_to(self.folder).as_posix()},," for file in written]
         (dist_info / "RECORD").write_text("\n".join(record) + "\n", encoding="utf-8")
+        if self._is_on_path:
+            discovery.refresh()
         return dist_info
 
     def install_editable(
@@ -111,11 +114,12 @@ class Site:
         """
         path, modules = sys.path, set(sys.modules)
         sys.path = [str(self.folder), *path]
+        self._is_on_path = True
         discovery.refresh()
         try:
             yield self
         finally:
-            sys.path = path
+            sys.path, self._is_on_path = path, False
             for name in set(sys.modules) - modules:
                 file = getattr(sys.modules[name], "__file__", None) or ""
                 if self.folder in Path(file).parents:

@@ -9,14 +9,14 @@ import shutil
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from callboard import Callback, DataLoaders, Learner
 from callboard.activation import ActivePlugin, member_of
@@ -29,7 +29,10 @@ from callboard.testing.comparing import MEASURED, differences
 from callboard.testing.learners import tiny_learner
 from callboard.testing.specimens import HOOK, Specimen, specimen_of
 
+Moment = TypeVar("Moment")
 NUM_EPOCHS = 2
+# Odd, since mishaps come in pairs: before the plugin's turn and behind it.
+SLOW_ONE_IN = 7
 # What decides which plugins take part must not be what this machine happens to say.
 SWITCHES = ("CALLBOARD_DISABLE", "CALLBOARD_AUTOLOAD")
 
@@ -41,12 +44,14 @@ class Subject:
     Attributes:
         installed: Its entry point.
         folder: Where everything that is tried puts its files.
+        one_in: Of so many mishaps and checkpoints one is tried; 1 for all.
         notes: What rules have noticed and do not call wrong.
         spare: A Learner that is where it started, its state then, and what it found.
     """
 
     installed: InstalledPlugin
     folder: Path
+    one_in: int = 1
     notes: list[str] = field(default_factory=list)
     spare: tuple[Learner, Mapping[str, Any], dict[str, Any]] | None = None
 
@@ -54,6 +59,11 @@ class Subject:
     def specimen(self) -> Specimen:
         """What its author says that it needs."""
         return specimen_of(self.installed)
+
+    def sample(self, moments: Iterable[Moment]) -> list[Moment]:
+        """Those of many moments that are tried."""
+        is_slow = self.specimen.is_slow
+        return list(moments)[:: max(self.one_in, SLOW_ONE_IN if is_slow else 1)]
 
     @cached_property
     def missing(self) -> list[str]:
@@ -261,13 +271,18 @@ class Subject:
 
 
 @contextmanager
-def prepared(installed: InstalledPlugin) -> Iterator[Subject]:
-    """A plugin to try out, in a folder that is removed in the end."""
+def prepared(installed: InstalledPlugin, one_in: int = 1) -> Iterator[Subject]:
+    """A plugin to try out, in a folder that is removed in the end.
+
+    Args:
+        installed: Its entry point.
+        one_in: Of so many mishaps one is tried.
+    """
     with tempfile.TemporaryDirectory(
         prefix="callboard-", ignore_cleanup_errors=True
     ) as folder:
         # Resolved, since a plugin may resolve its own paths and keep them in its state.
-        yield Subject(installed, Path(folder).resolve())
+        yield Subject(installed, Path(folder).resolve(), one_in)
 
 
 def failures_of(learner: Learner) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from callboard import discovery
 from callboard.discovery import InstalledPlugin
@@ -24,20 +24,28 @@ RULES: tuple[Rule, ...] = (
 FEW_READS = 0.05
 
 
-def check_plugin(name: str | InstalledPlugin, *kinds: str) -> Report:
+def check_plugin(
+    name: str | InstalledPlugin, *kinds: str, one_in: int = 1, counts_cost: bool = True
+) -> Report:
     """Try an installed plugin out against every rule that concerns it.
 
     Args:
         name: Its name, or its entry point.
         kinds: Which of several of this name is meant: ``plugin``, ``callback``,
             ``method``, ``command`` or ``adapter``. Default: whichever there is.
+        one_in: Of so many ways to be cut short one is tried; 1 for all.
+        counts_cost: Whether to count what a step costs more because of it.
 
     Raises:
         UnknownPluginError, DoubledPluginError: There is none, or more than one.
     """
     installed = discovery.find(name, *kinds) if isinstance(name, str) else name
-    with prepared(installed) as subject:
-        return _checked(subject)
+    with prepared(installed, one_in) as subject:
+        report = _checked(subject)
+        if counts_cost and not report.untried:
+            report.cost = cost_of_a_step(subject)
+    report.notes += _doubts(report.cost)
+    return report
 
 
 def rules_for(installed: InstalledPlugin) -> Sequence[Rule]:
@@ -62,19 +70,20 @@ def _checked(subject: Subject) -> Report:
     report = Report(subject.installed)
     for rule in rules_for(subject.installed):
         tried(rule, subject, report)
-    if not report.untried:
-        report.cost = cost_of_a_step(subject)
-    elif not report.findings:
+    if report.untried and not report.findings:
         missing = ", ".join(subject.missing)
         report.notes.append(f"It was not tried, since {missing} cannot be imported.")
     report.notes += dict.fromkeys(subject.notes)
-    if report.cost is not None and report.cost.host_reads > FEW_READS:
-        report.notes.append(
-            f"It reads {report.cost.host_reads:.2f} values of tensors a step; where "
-            "these are on a GPU each read waits for it: keep tensors, and read many of "
-            "them at once."
-        )
     return report
+
+
+def _doubts(cost: StepCost | None) -> Iterator[str]:
+    if cost is not None and cost.host_reads > FEW_READS:
+        yield (
+            f"It reads {cost.host_reads:.2f} values of tensors a step; where these are "
+            "on a GPU each read waits for it: keep tensors, and read many of them at "
+            "once."
+        )
 
 
 def tried(rule: Rule, subject: Subject, report: Report) -> list[Finding]:

@@ -48,8 +48,6 @@ AFTER_CANCELS = {
     "after_cancel_epoch": ("before_epoch", "epoch"),
     "after_cancel_fit": ("before_epoch", "fit"),
 }
-# Of what takes long, one mishap in so many is tried: not a divisor of their pattern.
-SAMPLE = 7
 NOT_CANCELLED = ("after_create", "do_fit", "after_fit", "on_exception", "teardown")
 
 
@@ -121,7 +119,7 @@ def resume(subject: Subject) -> Iterator[str]:
     keeper = Keeper(subject.folder / "kept")
     subject.run(subject.learner(keeper))
     run = subject.folder / "run"
-    for moment in keeper.moments:
+    for moment in subject.sample(keeper.moments):
         try:
             saved = through_a_file(moment.state)
         except Exception:
@@ -199,7 +197,7 @@ class Mishap:
 )
 def cancels(subject: Subject) -> Iterator[str]:
     """Cancel at every event: one level behind its turn, and all of them before it."""
-    for mishap in _chosen(subject, _all_cancels(subject)):
+    for mishap in subject.sample(_all_cancels(subject)):
         yield from _survived(subject, mishap)
 
 
@@ -245,7 +243,7 @@ def _on_side(
 )
 def errors(subject: Subject) -> Iterator[str]:
     """Raise an error at every event, before the plugin's turn and after it."""
-    for mishap in _chosen(subject, _all_errors(subject)):
+    for mishap in subject.sample(_all_errors(subject)):
         yield from _survived(subject, mishap)
 
 
@@ -267,10 +265,6 @@ def _all_errors(subject: Subject) -> Iterator[Mishap]:
                     faults.append(raise_at("after_train"))
                 what = f"an error at {event}, {words} its turn"
                 yield Mishap(what, faults, InjectedError)
-
-
-def _chosen(subject: Subject, mishaps: Iterator[Mishap]) -> list[Mishap]:
-    return list(mishaps)[:: SAMPLE if subject.specimen.is_slow else 1]
 
 
 def _moments_of(event: str) -> tuple[int, ...]:

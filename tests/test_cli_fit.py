@@ -357,7 +357,7 @@ def test_a_bug_in_training_keeps_its_traceback_and_exits_with_1(train, shop):
 
 
 @pytest.mark.parametrize(
-    "source", ["import a_module_that_nobody_has", "def learner(): 1 / 0", "def f(:"]
+    "source", ["import a_module_that_nobody_has", "def learner(): 1 / 0"]
 )
 def test_a_bug_in_the_target_keeps_its_traceback_and_is_placed(train, shop, source):
     Path("buggy.py").write_text(source)

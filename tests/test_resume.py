@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from callboard import Callback, Learner
 from callboard.errors import CallboardWarning, OptionError, StateError
+from callboard.testing import assert_same_run, tiny_learner
 from callboard_csv_logger import CSVLogger
 from callboard_early_stopping import EarlyStoppingCallback
 from callboard_mixup import MixUp
@@ -220,6 +221,17 @@ def test_a_run_that_is_over_has_nothing_left_to_do(tmp_path):
     assert torch.equal(weights(resumed), weights(whole))
 
 
+def test_a_state_from_before_any_fit_is_the_beginning_of_one():
+    whole, resumed = tiny_learner(), tiny_learner()
+    before = copy.deepcopy(whole.state_dict())
+    assert before["opt"] is None
+
+    whole.fit(2)
+    resumed.fit(2, resume=before, resume_policy="ignore")
+
+    assert_same_run(whole, resumed)
+
+
 def test_the_next_fit_leaves_out_those_that_were_over(tmp_path):
     def fine_tune(learner):
         learner.splitter = lambda model: [model[0], model[1:]]
@@ -294,7 +306,7 @@ def test_another_option_or_library_is_said(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [(7, "resume must be"), ({"model": {}}, "no position")],
+    [(7, "resume must be"), ({"model": {}}, "no state of a Learner")],
 )
 def test_what_is_no_state_is_refused(given, message):
     with pytest.raises((OptionError, StateError), match=message):

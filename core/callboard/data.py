@@ -360,9 +360,21 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise OptionError(f"device: {device!r} is no device of torch.") from error
+        raise OptionError(
+            f'device: {device!r} is no device of torch; give "cpu", "cuda" or "mps".'
+        ) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(
+            f"device: {device!r} was asked for, and torch {torch.__version__} finds no "
+            "CUDA device here. Leave device out to train on what there is."
+        )
     if chosen.type == "cuda" and chosen.index is None:
         chosen = torch.device("cuda", torch.cuda.current_device())
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise OptionError(
+            f"device: {device!r} was asked for, and torch {torch.__version__} finds no "
+            "Apple GPU here. Leave device out to train on what there is."
+        )
     if chosen.type == "mps" and chosen.index is None:
         chosen = torch.device("mps", 0)
     return chosen

@@ -8,6 +8,8 @@ on. Whatever happens, every plugin is torn down.
 from __future__ import annotations
 
 import logging
+import sysconfig
+import traceback
 import warnings
 import weakref
 from contextlib import suppress
@@ -18,8 +20,14 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from callboard.control import CancelException
-from callboard.errors import MisplacedCancelError, NonFiniteError, ObserverWarning
+from callboard.errors import (
+    CallboardError,
+    MisplacedCancelError,
+    NonFiniteError,
+    ObserverWarning,
+)
 from callboard.events import EVENTS
+from callboard.scene import scene
 from callboard.state import Failure
 
 if TYPE_CHECKING:
@@ -30,6 +38,10 @@ if TYPE_CHECKING:
 
 PLACE = "callboard: in "
 PLUGGY = str(Path(pluggy.__file__).parent)
+HERE = Path(__file__).parent
+LIBRARIES = [
+    Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")
+]
 
 
 def explained(learner: Learner, error: BaseException) -> BaseException:
@@ -46,9 +58,24 @@ def explained(learner: Learner, error: BaseException) -> BaseException:
         error.__cause__ = cancel
     # An error of a nested evaluation says already where in that one it was raised.
     notes = getattr(error, "__notes__", ())
+    # One that tells the place itself needs no second, which may be a later one.
     if not any(note.startswith(PLACE) for note in notes):
-        error.add_note(where)
+        if not isinstance(error, NonFiniteError):
+            error.add_note(where)
+        if blamed is None and _is_the_batchs_fault(error):
+            _show_scene(learner, error)
     return error
+
+
+def _is_the_batchs_fault(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, CallboardError)
+
+
+def _show_scene(learner: Learner, error: BaseException) -> None:
+    # What is shown may be as broken as the batch that it shows.
+    with suppress(Exception):
+        if shown := scene(learner, error):
+            error.add_note(shown)
 
 
 def non_finite(learner: Learner, train_iter: int, loss: float) -> NonFiniteError:
@@ -61,18 +88,18 @@ def non_finite(learner: Learner, train_iter: int, loss: float) -> NonFiniteError
     )
 
 
-def break_cycles(traceback: TracebackType | None) -> None:
+def break_cycles(trace: TracebackType | None) -> None:
     """Let an error be freed when nobody wants it any more, with the Learner.
 
     pluggy's call keeps the error in a local variable of a frame that the error's
     traceback holds: a cycle that would wait for the collector.
     """
-    while traceback is not None:
-        frame = traceback.tb_frame
+    while trace is not None:
+        frame = trace.tb_frame
         if frame.f_code.co_filename.startswith(PLUGGY):
             with suppress(RuntimeError):  # it is still running
                 frame.clear()
-        traceback = traceback.tb_next
+        trace = trace.tb_next
 
 
 def _misplaced(cancel: CancelException) -> MisplacedCancelError:
@@ -81,6 +108,28 @@ def _misplaced(cancel: CancelException) -> MisplacedCancelError:
         f"cancelled; it can be raised {cancel.opens}. To end training from anywhere "
         "call learner.stop(reason)."
     )
+
+
+def is_bare(error: BaseException) -> bool:
+    """Whether an error came out of the loop and no code of a user or a plugin failed.
+
+    Then a traceback shows frames of Callboard and PyTorch alone, as where a batch is of
+    the wrong shape or a worker of a loader has died.
+    """
+    notes = getattr(error, "__notes__", ())
+    if not any(note.startswith(f"{PLACE}the loop") for note in notes):
+        return False
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    behind: list[str] = []
+    for file in files:
+        behind = [] if Path(file).parent == HERE else [*behind, file]
+    return all(_is_library(file) for file in behind)
+
+
+def _is_library(file: str) -> bool:
+    if file.startswith("<"):  # made at run time, as by torch.compile
+        return True
+    return any(Path(file).is_relative_to(folder) for folder in LIBRARIES)
 
 
 def place_in_words(learner: Learner, member: ActivePlugin | None, event: str) -> str:

@@ -126,7 +126,7 @@ class Learner:
         self.splitter = splitter
         self.path = Path(path)
         self.device = data.choose_device(device)
-        self.seed = torch.initial_seed() if seed is None else int(seed)
+        self.seed = torch.initial_seed() if seed is None else _as_seed(seed)
         self.train_bn = train_bn
 
         #: The optimizer; None until the first fit or ``create_opt``.
@@ -494,6 +494,7 @@ class Learner:
                 del leaving  # its traceback holds this frame: a cycle
 
     def _move_to_device(self) -> None:
+        _refuse_meta(self.model, self.device)
         self.model.to(self.device)
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)
@@ -872,6 +873,25 @@ def _single(parts: Any) -> Any:
 
 def _is_whole_number(number: object) -> bool:
     return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _as_seed(seed: object) -> int:
+    if not _is_whole_number(seed):
+        raise OptionError(f"seed must be a whole number, got {seed!r}.")
+    return int(seed)  # type: ignore[call-overload, no-any-return]
+
+
+def _refuse_meta(model: nn.Module, device: torch.device) -> None:
+    """Refuse weights that have a shape and no value, and cannot be moved."""
+    if device.type == "meta":
+        return
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise OptionError(
+                f"model: {name} is on the meta device, where tensors have no values. "
+                f'Call model.to_empty(device="{device}") and set its weights before '
+                "you train."
+            )
 
 
 def _check_parts(model: object, loss_func: object, opt_func: object) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from callboard import lock
 from callboard.data import num_batches
 from callboard.errors import CallboardWarning, OptionError, StateError
-from callboard.saved import restore
+from callboard.saved import check_shape, restore
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
@@ -61,6 +61,9 @@ class Resume:
         """Put everything where it was."""
         loop, n_epoch = self.saved["loop"], learner.n_epoch
         restore(learner, self._for(learner))
+        if learner.opt is None:  # it was saved before any fit
+            learner.create_opt()
+            learner._fit_number = 1
         learner.epoch, learner.n_epoch = self.epoch, n_epoch
         learner._is_epoch_over = False
         # Whoever gives it more epochs wants a stopped run to go on.
@@ -107,9 +110,7 @@ def as_resume(learner: Learner, given: Any, policy: Policy) -> Resume | None:
             'resume must be "auto", the path of a checkpoint or what state_dict '
             f"returned, got {type(given).__name__}."
         )
-    loop = given.get("loop")
-    if not isinstance(loop, Mapping) or "next" not in loop:
-        raise StateError("This is no state of a Learner: it holds no position.")
+    check_shape(given)
     return Resume(given, policy)
 
 

@@ -6,7 +6,7 @@ random stream of every plugin, and what the run was made of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -20,6 +20,31 @@ if TYPE_CHECKING:
     from callboard.learner import Learner
 
 STATE_VERSION = 1
+# The parts of a state and what each is; of a tuple any one.
+SHAPE: dict[str, Any] = {
+    "model": Mapping,
+    "frozen": Sequence,
+    "loss_func": Mapping,
+    "opt": (Mapping, type(None)),
+    "loop": Mapping,
+    "plugins": Mapping,
+    "streams": Mapping,
+    "lock": Sequence,
+    "environment": Mapping,
+}
+POSITION: dict[str, Any] = {
+    **dict.fromkeys(("seed", "fit_number", "epoch", "iter", "train_iter"), int),
+    "pct_train": (int, float),
+    "n_epoch": int,
+    "next": Sequence,
+    "n_iter": (int, type(None)),
+    "stop_reason": (str, type(None)),
+    "results": Mapping,
+}
+LOCKED: dict[str, Any] = {
+    **dict.fromkeys(("key", "name", "distribution", "version"), str),
+    "options": Mapping,
+}
 
 
 def state_of(learner: Learner) -> dict[str, Any]:
@@ -75,18 +100,52 @@ def _state_of_loader(learner: Learner) -> Any:
     return None
 
 
+def check_shape(state: Mapping[str, Any]) -> None:
+    """Refuse what ``state_of`` cannot have returned, whoever has written it.
+
+    Raises:
+        StateError: It is of another version, or a part is missing or of another kind.
+    """
+    version = state.get("version")
+    if version is None:
+        raise StateError("This is no state of a Learner: it says no version.")
+    if version != STATE_VERSION:
+        raise StateError(
+            f"This state is of version {version!r}; this Callboard reads version "
+            f"{STATE_VERSION}."
+        )
+    _check_parts("", state, SHAPE)
+    _check_parts("loop.", state["loop"], POSITION)
+    if [type(number) for number in state["loop"]["next"]] != [int, int]:
+        raise StateError("This is no state of a Learner: loop.next is no position.")
+    for entry in state["lock"]:
+        if not isinstance(entry, Mapping):
+            raise StateError("This is no state of a Learner: its lock lists no plugin.")
+        _check_parts("lock.", entry, LOCKED)
+
+
+def _check_parts(
+    prefix: str, held: Mapping[str, Any], shape: Mapping[str, Any]
+) -> None:
+    for name, kinds in shape.items():
+        if name not in held:
+            raise StateError(f"This is no state of a Learner: it lacks {prefix}{name}.")
+        found = held[name]
+        is_text = isinstance(found, str) and kinds is Sequence
+        if is_text or not isinstance(found, kinds):
+            raise StateError(
+                f"This is no state of a Learner: {prefix}{name} is "
+                f"{type(found).__name__}."
+            )
+
+
 def restore(learner: Learner, state: Mapping[str, Any]) -> None:
     """Take back what ``state_of`` returned.
 
     Raises:
         StateError: It is of another version, or a part does not fit.
     """
-    version = state.get("version")
-    if version != STATE_VERSION:
-        raise StateError(
-            f"This state is of version {version!r}; this Callboard reads version "
-            f"{STATE_VERSION}."
-        )
+    check_shape(state)
     unknown = sorted(set(state["plugins"]) - set(learner._board.members))
     if unknown:
         raise StateError(
@@ -132,5 +191,5 @@ def _restore_optimizer(learner: Learner, state: dict[str, Any]) -> None:
         learner.create_opt()
     try:
         learner.opt.load_state_dict(state)
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(f"The optimizer does not fit this state: {error}") from error

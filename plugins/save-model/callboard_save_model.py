@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callboard.errors import OptionError, StateError
+from callboard.plain import read_plain, read_weights
 from callboard_tracker import Comparison, TrackerCallback
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
     Raises:
         StateError: The file is not of a model like this one.
     """
-    tensors = load_file(file)
+    tensors = read_weights(file)
     for names in tied_names(model.state_dict()):
         saved = next((name for name in names if name in tensors), None)
         if saved is not None:
@@ -91,7 +92,7 @@ def load_optimizer(opt: Optimizer, file: Path) -> None:
     Raises:
         StateError: The file is not of an optimizer like this one.
     """
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    state = read_plain(file)
     try:
         opt.load_state_dict(state)
     except ValueError as error:

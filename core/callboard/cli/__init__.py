@@ -23,7 +23,10 @@ HOMES = {
     cls=MainGroup, homes=HOMES, epilog="Every command explains itself: --help."
 )
 @click.version_option(__version__, prog_name="callboard")
-def main() -> None:
+@click.option(
+    "--traceback", is_flag=True, help="Show where in the code an error was raised."
+)
+def main(traceback: bool) -> None:
     """Train PyTorch models with plugins, and see who is called when.
 
     \b

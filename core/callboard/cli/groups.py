@@ -1,7 +1,9 @@
 """Groups of commands that are imported when they are called, and what errors become.
 
 A user's mistake is one message and exit status 2. A bug, in a plugin, in the user's own
-code or in ours, keeps its traceback and exits with 1. Ctrl-C exits with 130.
+code or in ours, keeps its traceback and exits with 1; so does what the loop itself
+cannot work with, a batch of the wrong shape for one, in a message without a traceback.
+Ctrl-C exits with 130.
 """
 
 from __future__ import annotations
@@ -123,6 +125,8 @@ class MainGroup(LazyGroup):
             try:
                 return super().invoke(ctx)
             except CallboardError as error:
+                if ctx.params.get("traceback"):
+                    raise
                 raise Mistake(error) from error
             except KeyboardInterrupt as interrupt:
                 what = str(interrupt) or "interrupted."
@@ -130,6 +134,16 @@ class MainGroup(LazyGroup):
                 # One that says its own exit code was raised for another signal.
                 code = getattr(interrupt, "code", EXIT_INTERRUPTED)
                 ctx.exit(code)
+            except Exception as error:
+                if ctx.params.get("traceback") or not _is_bare(error):
+                    raise
+                raise Breakdown(error) from error
+
+
+def _is_bare(error: Exception) -> bool:
+    # Where it is not imported yet no loop has run.
+    faults = sys.modules.get("callboard.faults")
+    return faults is not None and faults.is_bare(error)
 
 
 class Mistake(click.ClickException):
@@ -137,14 +151,28 @@ class Mistake(click.ClickException):
 
     exit_code = 2
 
-    def __init__(self, error: CallboardError) -> None:
+    def __init__(self, error: Exception) -> None:
         notes = getattr(error, "__notes__", [])
-        super().__init__("\n".join([str(error), *notes]))
+        super().__init__("\n".join([self.in_short(error), *notes]))
+
+    def in_short(self, error: Exception) -> str:
+        """The error in words."""
+        return str(error)
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message to stderr."""
         stream = file or sys.stderr
         click.echo(wrapped(f"Error: {self.message}", stream), file=stream)
+
+
+class Breakdown(Mistake):
+    """The loop could not go on, and no line of the user's code shows why."""
+
+    exit_code = 1
+
+    def in_short(self, error: Exception) -> str:
+        """The error with its type, since its message is not ours."""
+        return f"{type(error).__name__}: {error}"
 
 
 @contextmanager

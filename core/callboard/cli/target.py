@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -51,10 +52,18 @@ def load_learner(text: str, options: Mapping[str, str] | None = None) -> Learner
         made = factory(**_arguments(factory, target, options or {}))
     except (TargetError, OptionError):
         raise
+    except SyntaxError as error:
+        raise TargetError(_unreadable(error)) from error
     except Exception as error:
         error.add_note(f"callboard: while making the Learner of {text}")
         raise
     return _checked(made, target)
+
+
+def _unreadable(error: SyntaxError) -> str:
+    """File, line and place of a syntax error, as Python itself shows it."""
+    shown = "".join(traceback.format_exception_only(error)).rstrip()
+    return f"A syntax error keeps the target from being read.\n{shown}"
 
 
 def parse_target(text: str) -> Target:

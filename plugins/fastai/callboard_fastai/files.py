@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from callboard.plain import read_plain
 from callboard_fastai.torch_core import get_model, rank_distrib
 
 
@@ -37,7 +38,7 @@ def load_model(
 ) -> None:
     """Load a model, and its optimizer where asked to; loading runs no code."""
     device = torch.device("cuda", device) if isinstance(device, int) else device
-    state = torch.load(file, map_location=device or "cpu", weights_only=True)
+    state = read_plain(file, device or "cpu")
     has_opt = set(state) == {"model", "opt"}
     get_model(model).load_state_dict(
         state["model"] if has_opt else state, strict=strict

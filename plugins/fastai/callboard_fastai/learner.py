@@ -7,6 +7,7 @@ put before a Learner of Callboard's with ``Learner.before``.
 
 from __future__ import annotations
 
+import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from torch import Tensor
 from callboard import Learner as NativeLearner
 from callboard import discovery, optim
 from callboard.data import as_dataloaders
+from callboard.errors import StateError
 from callboard_fastai.bars import ProgressView
 from callboard_fastai.callback.core import (
     TrainEvalCallback,
@@ -840,7 +842,17 @@ def _is_recorder(subject: Any) -> bool:
 
 
 def load_learner(fname: Any, cpu: bool = True, pickle_module: Any = None) -> Learner:
-    """Load what ``Learner.export`` saved. Loading it runs code: trust the file."""
+    """Load what ``Learner.export`` saved, if its reader has said to trust the file.
+
+    Raises:
+        StateError: ``CALLBOARD_FASTAI_UNPICKLE`` is not 1: such a file is a program.
+    """
+    if os.environ.get("CALLBOARD_FASTAI_UNPICKLE") != "1":
+        raise StateError(
+            f"{fname} is a pickled Learner: loading it runs whatever it holds. If you "
+            "made it yourself set CALLBOARD_FASTAI_UNPICKLE=1 in the environment; to "
+            "pass a model on save its weights, learn.save() and learn.load()."
+        )
     module = {} if pickle_module is None else {"pickle_module": pickle_module}
     place = "cpu" if cpu else default_device()
     native = torch.load(fname, map_location=place, weights_only=False, **module)

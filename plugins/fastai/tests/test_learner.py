@@ -434,8 +434,10 @@ def test_the_smoothed_loss_is_there_from_the_first_batch(seen):
 
 def test_the_recorder_draws_losses(fit):
     import matplotlib as mpl
+    from matplotlib import pyplot as plt
 
     mpl.use("agg")
+    plt.close("all")  # it draws into the current axes, as fastai does
     learner = fit(Callback(), num_epochs=2)
 
     axes = learner.fastai.recorder.plot_loss(skip_start=1)

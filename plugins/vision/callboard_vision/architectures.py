@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from callboard.errors import OptionError, StateError, suggestion
+from callboard.plain import read_plain, read_weights
 
 Architecture = Callable[..., nn.Module]
 PACKAGES = ("torchvision", "timm")
@@ -240,9 +240,8 @@ def _read(path: Path) -> dict[str, Tensor]:
                 f"vision: reading {path} needs safetensors: python -m pip install "
                 "'callboard-vision[safetensors]'."
             )
-        tensors: dict[str, Tensor] = import_module("safetensors.torch").load_file(path)
-        return tensors
-    data = torch.load(path, map_location="cpu", weights_only=True)
+        return read_weights(path)
+    data = read_plain(path)
     for key in INNER_KEYS:
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
             data = data[key]

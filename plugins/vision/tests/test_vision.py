@@ -751,7 +751,7 @@ def test_file_that_would_run_code_runs_none(tmp_path):
 
     torch.save({"conv1.weight": Evil()}, tmp_path / "w.pth")
 
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(StateError, match="more than tensors and plain data"):
         load_weights(ResNet(), tmp_path / "w.pth")
 
 

@@ -95,7 +95,8 @@ def learner(fault: str = "none"):
     return Learner(
         DataLoaders(train, valid), nn.Linear(4, 3), loss_of(fault), seed=0,
         metrics=metrics,
-        cbs=[Recorder(), CSVLogger("log.csv"), CheckpointCallback(folder="saves")])
+        cbs=[Recorder(), CSVLogger("log.csv"),
+             CheckpointCallback(folder="saves", async_=False)])
 
 def weights(learner):
     return torch.cat([p.detach().flatten() for p in learner.model.parameters()])

@@ -19,11 +19,11 @@ from torch import nn
 
 from callboard import Learner
 from callboard.errors import CallboardError, StateError
-from callboard.plain import read_plain, read_weights
+from callboard.plain import read_plain
 from callboard_checkpoint import CheckpointCallback
 from callboard_fastai.files import load_model
 from callboard_fastai.learner import load_learner
-from callboard_save_model import load_optimizer
+from callboard_save_model import load_optimizer, read_weights
 from callboard_save_model import load_weights as load_saved
 from callboard_vision import load_weights as load_pretrained
 

@@ -11,7 +11,6 @@ from os import PathLike
 from typing import IO, Any
 
 import torch
-from torch import Tensor
 
 from callboard.errors import StateError
 
@@ -44,27 +43,6 @@ def read_plain(
             f"{_name(file)} cannot be read: it is damaged, or torch.save did not write "
             f"it. ({_in_short(error)})"
         ) from error
-
-
-def read_weights(file: str | PathLike[str]) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file, on the CPU.
-
-    Raises:
-        StateError: It is damaged, or something else.
-        FileNotFoundError: There is no such file.
-        ModuleNotFoundError: The distribution safetensors is not installed.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        found: dict[str, Tensor] = load_file(file)
-    except SafetensorError as error:
-        raise StateError(
-            f"{_name(file)} cannot be read: it is damaged, or no safetensors file. "
-            f"({_in_short(error)})"
-        ) from error
-    return found
 
 
 def _name(file: object) -> str:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callboard.errors import OptionError, StateError
-from callboard.plain import read_plain, read_weights
+from callboard.plain import read_plain
 from callboard_tracker import Comparison, TrackerCallback
 
 if TYPE_CHECKING:
@@ -51,6 +52,21 @@ def save_weights(
         if name not in tied
     }
     save_file(tensors, file, {**(metadata or {}), **tied})
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file, on the CPU.
+
+    Raises:
+        StateError: It is damaged, or something else.
+    """
+    try:
+        found: dict[str, Tensor] = load_file(file)
+    except SafetensorError as error:
+        raise StateError(
+            f"{file} is damaged, or no safetensors file: {error}"
+        ) from error
+    return found
 
 
 def load_weights(model: nn.Module, file: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from callboard.errors import OptionError, StateError, suggestion
-from callboard.plain import read_plain, read_weights
+from callboard.plain import read_plain
 
 Architecture = Callable[..., nn.Module]
 PACKAGES = ("torchvision", "timm")
@@ -240,7 +240,7 @@ def _read(path: Path) -> dict[str, Tensor]:
                 f"vision: reading {path} needs safetensors: python -m pip install "
                 "'callboard-vision[safetensors]'."
             )
-        return read_weights(path)
+        return _read_safetensors(path)
     data = read_plain(path)
     for key in INNER_KEYS:
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
@@ -248,6 +248,17 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(data, Mapping) or not data:
         raise StateError(f"vision: {path} holds no weights by name.")
     return {name: each for name, each in data.items() if isinstance(each, Tensor)}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    damaged: type[Exception] = import_module("safetensors").SafetensorError
+    try:
+        tensors: dict[str, Tensor] = import_module("safetensors.torch").load_file(path)
+    except damaged as error:
+        raise StateError(
+            f"vision: {path} is damaged, or no safetensors file: {error}"
+        ) from error
+    return tensors
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

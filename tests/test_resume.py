@@ -55,6 +55,109 @@ def noisy_collate(samples):
     return inputs + 0.1 * noise(), labels
 
 
+class Noisy(Augmented):
+    """Samples that hang on a random stream of the dataset's own, as transforms have."""
+
+    def __init__(self, stream):
+        super().__init__()
+        self.transforms = [{"noise": stream}]
+
+    def __getitem__(self, index):
+        self.num_loaded += 1
+        drawn = draw(self.transforms[0]["noise"])
+        return torch.tensor([index / NUM_SAMPLES, drawn, 1.0]), torch.tensor(index % 3)
+
+
+def draw(stream):
+    if isinstance(stream, torch.Generator):
+        return float(torch.rand((), generator=stream))
+    return float(stream.random())
+
+
+OF_THE_MODULE = np.random.default_rng(5)
+
+
+class WithModules(Augmented):
+    """Samples that hang on a random stream of the module."""
+
+    def __getitem__(self, index):
+        self.num_loaded += 1
+        drawn = float(OF_THE_MODULE.random())
+        return torch.tensor([index / NUM_SAMPLES, drawn, 1.0]), torch.tensor(index % 3)
+
+
+class NoisyCollation:
+    """A collation with a random stream of its own."""
+
+    def __init__(self):
+        self.stream = np.random.default_rng(6)
+
+    def __call__(self, samples):
+        inputs, labels = torch.utils.data.default_collate(samples)
+        return inputs + 0.1 * self.stream.random(), labels
+
+
+def collation_of_a_function():
+    stream = random.Random(7)
+
+    def collate(samples):
+        inputs, labels = torch.utils.data.default_collate(samples)
+        return inputs + 0.1 * stream.random(), labels
+
+    return collate
+
+
+class LazySampler(torch.utils.data.Sampler):
+    """Draws every index when it is asked for it."""
+
+    def __iter__(self):
+        return (int(torch.randint(NUM_SAMPLES, ())) for _ in range(NUM_SAMPLES))
+
+    def __len__(self):
+        return NUM_SAMPLES
+
+
+class OwnSampler(LazySampler):
+    """Draws its order from a stream of its own."""
+
+    def __init__(self):
+        self.stream = np.random.default_rng(8)
+
+    def __iter__(self):
+        return iter(self.stream.permutation(NUM_SAMPLES).tolist())
+
+
+class ByEpoch(LazySampler):
+    """An order that hangs on the epoch that it is told, as with several processes."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        order = torch.Generator().manual_seed(self.epoch)
+        return iter(torch.randperm(NUM_SAMPLES, generator=order).tolist())
+
+
+class Shuffled:
+    """Batches in an order of numpy's, drawn before the first is asked for."""
+
+    def __init__(self):
+        self.batches = list(DataLoader(Augmented(), BATCH_SIZE))
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        order = np.random.permutation(len(self.batches))
+        return iter([self.batches[number] for number in order])
+
+
+def loader_of(dataset=None, **options):
+    return DataLoader(dataset or Augmented(), BATCH_SIZE, **options)
+
+
 LOADERS = {
     "map-style": lambda: DataLoader(
         Augmented(), BATCH_SIZE, shuffle=True, collate_fn=noisy_collate
@@ -65,6 +168,26 @@ LOADERS = {
         shuffle=True,
         generator=torch.Generator().manual_seed(3),
     ),
+    "numpy's stream of the dataset": lambda: loader_of(
+        Noisy(np.random.default_rng(1)), shuffle=True
+    ),
+    "numpy's old stream": lambda: loader_of(Noisy(np.random.RandomState(1))),
+    "Python's stream": lambda: loader_of(Noisy(random.Random(1)), shuffle=True),
+    "torch's stream": lambda: loader_of(Noisy(torch.Generator().manual_seed(1))),
+    "a stream of the module": lambda: loader_of(WithModules()),
+    "a stream of the collation": lambda: loader_of(collate_fn=NoisyCollation()),
+    "a stream that a function keeps": lambda: loader_of(
+        collate_fn=collation_of_a_function()
+    ),
+    "a lazy sampler": lambda: loader_of(sampler=LazySampler()),
+    "a sampler with a stream": lambda: loader_of(sampler=OwnSampler()),
+    "a sampler that is told the epoch": lambda: loader_of(sampler=ByEpoch()),
+    "weighted": lambda: loader_of(
+        sampler=torch.utils.data.WeightedRandomSampler(
+            range(1, NUM_SAMPLES + 1), NUM_SAMPLES
+        )
+    ),
+    "shuffled by numpy": Shuffled,
     "stream": lambda: DataLoader(Stream(), BATCH_SIZE, collate_fn=noisy_collate),
     "list": lambda: list(DataLoader(Augmented(), BATCH_SIZE)),
 }
@@ -134,6 +257,10 @@ def make(path, loader="map-style", *cbs, with_keeper=True):
     )
 
 
+def make_plain(loader):
+    return Learner(loader, nn.Linear(3, 3), nn.CrossEntropyLoss())
+
+
 def one_cycle():
     return ParamScheduler({"lr": combined_cos(0.3, 1e-3, 1e-2, 1e-5)})
 
@@ -194,6 +321,53 @@ def test_done_batches_are_not_loaded_again(tmp_path):
     resumed.fit(1, resume=whole.keep_states.states[2])
 
     assert dataset.num_loaded == NUM_SAMPLES - 3 * BATCH_SIZE
+
+
+WITH_STREAMS = [
+    *("numpy's stream of the dataset", "Python's stream", "torch's stream"),
+    *("a stream of the module", "a stream of the collation"),
+    *("a stream that a function keeps", "a lazy sampler", "a sampler with a stream"),
+]
+
+
+@pytest.mark.parametrize("loader", WITH_STREAMS)
+def test_streams_of_the_users_own_do_not_hang_on_the_number_of_workers(
+    loader, tmp_path
+):
+    whole = make(tmp_path / "whole", loader)
+    whole.fit(2)
+
+    resumed = make(tmp_path / "resumed", loader)
+    plain = resumed.dls.train
+    resumed.dls.train = DataLoader(
+        plain.dataset,
+        batch_sampler=plain.batch_sampler,
+        collate_fn=plain.collate_fn,
+        num_workers=2,
+    )
+    resumed.fit(2, resume=whole.keep_states.states[2])
+
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("stream", [np.random.default_rng(1), random.Random(1)])
+def test_streams_of_the_users_own_are_left_as_they_were(stream):
+    learner = make_plain(DataLoader(Noisy(stream), BATCH_SIZE))
+    before = copy.deepcopy(stream)
+
+    learner.fit(1)
+
+    assert stream.random() == before.random()
+
+
+def test_a_sampler_is_told_the_epoch():
+    sampler, told = ByEpoch(), []
+    sampler.set_epoch = told.append
+    loader = DataLoader(Augmented(), BATCH_SIZE, sampler=sampler)
+
+    make_plain(loader).fit(3)
+
+    assert told == [0, 1, 2]
 
 
 def test_the_number_of_workers_may_change(tmp_path):

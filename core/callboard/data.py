@@ -17,15 +17,16 @@ from torch.utils.data import DataLoader
 
 from callboard.errors import CallboardWarning, DataError, OptionError
 from callboard.keyed import (
-    MASK,
     STRIDE,
     KeyedTwin,
     can_be_keyed,
-    global_streams,
+    drawing_parts,
     keyed_generators,
     keyed_twin,
+    tell_epoch,
 )
 from callboard.state import derive_seed
+from callboard.streams import MASK, all_streams
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
@@ -157,6 +158,8 @@ def batches(
     base, seed = derive_seed(*where, "use"), _seeder(learner.device)
     placed, order = _Placement(learner), derive_seed(*where, "order")
     index = num_done - 1
+    if learner.training:
+        tell_epoch(learner.dl, learner.epoch)
     seed(order)
     with keyed_generators(learner.dl, order):
         loader = _loader(learner, derive_seed(*where, "build"), num_done, place)
@@ -197,7 +200,10 @@ def _built_with_keyed_draws(
     Those that are done are built again and dropped, so that a loader with a state that
     nobody can see is where it was.
     """
-    streams, iterator = global_streams(), iter(loader)
+    streams = all_streams(*drawing_parts(loader))
+    for set_stream in streams:
+        set_stream(base & MASK)
+    iterator = iter(loader)
     while True:
         for set_stream in streams:
             set_stream(base + number * STRIDE & MASK)

@@ -66,7 +66,7 @@ def bare_loop(dtype, *, num_epochs, n_acc=1, max_norm=None, **scaler_options):
         for number, (x, y) in enumerate(batches(), 1):
             with torch.autocast("cpu", dtype):
                 loss = loss_func(model(x), y)
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             scaler.scale(loss / n_acc).backward()
             if number % n_acc == 0:
                 scaler.unscale_(opt)

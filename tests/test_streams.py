@@ -140,25 +140,24 @@ def test_a_stream_that_is_held_twice_is_set_once():
     assert len(own_streams(Holder(stream), [stream, {"a": stream}])) == 1
 
 
-@pytest.mark.parametrize(
-    "held",
-    [
-        random.random,
-        np.random.rand,
-        torch.default_generator,
-        random.SystemRandom(),
-        np.random,
-        [0.5] * 10,
-        None,
-        "text",
-        Careful(),
-        sys,
-        torch.rand,
-    ],
-    ids=repr,
-)
-def test_the_global_streams_and_what_is_no_stream_are_left_out(held):
-    assert own_streams(held) == []
+NO_STREAMS = {
+    "random": random.random,
+    "numpy": np.random,
+    "numpy's function": np.random.rand,
+    "torch's generator": torch.default_generator,
+    "torch's function": torch.rand,
+    "the system's": random.SystemRandom(),
+    "numbers": [0.5] * 10,
+    "nothing": None,
+    "text": "text",
+    "guarded attributes": Careful(),
+    "a module": sys,
+}
+
+
+@pytest.mark.parametrize("name", NO_STREAMS)
+def test_the_global_streams_and_what_is_no_stream_are_left_out(name):
+    assert own_streams(NO_STREAMS[name]) == []
 
 
 def test_circles_and_large_containers_end():

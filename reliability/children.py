@@ -19,6 +19,8 @@ import torch._dynamo  # optimizers import it at their first step, which takes a 
 def start(work: Callable[[], str], log: Path) -> int:
     """Run ``work`` in a process group of its own; the log ends with what it returns.
 
+    What it prints goes to the log too.
+
     The parent must never have trained: threads of autograd do not survive a fork.
     """
     process = os.fork()
@@ -31,13 +33,16 @@ def start(work: Callable[[], str], log: Path) -> int:
     warnings.simplefilter("ignore")
     code = 1
     with log.open("a") as output:
+        os.dup2(output.fileno(), sys.stdout.fileno())
+        os.dup2(output.fileno(), sys.stderr.fileno())
         try:
-            output.write(f"{work()}\n")
+            result = work()
+            sys.stdout.flush()
+            output.write(f"{result}\n")
             code = 0
         except BaseException:
             traceback.print_exc(file=output)
         output.flush()
-        sys.stdout.flush()
         os._exit(code)
 
 

@@ -13,25 +13,38 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from callboard import Callback, discovery
+from callboard.discovery import InstalledPlugin
 from callboard.events import EVENTS
+from callboard.testing import Specimen
+from callboard.testing.specimens import specimen_of
 from reliability import children, runs, tables
 
-# Plugins that any classifier can be trained with, by what they are made with.
-CATALOGUE: dict[str, dict[str, Any]] = {
-    "gradient-accumulation": {"n_acc": 8},
-    "gradient-clip": {},
-    "terminate-on-nan": {},
-    "reduce-lr-on-plateau": {},
-    "bn-freeze": {},
-    "collect-data": {},
-    "cast-to-tensor": {},
-    "mixed-precision": {"amp_mode": "bf16"},
+# What takes no part, and why; all other callbacks of this repository do.
+LEFT_OUT = {
+    **dict.fromkeys(
+        ("recorder", "csv-logger", "early-stopping", "save-model", "mixup"),
+        "is in every run already",
+    ),
+    **dict.fromkeys(("checkpoint", "schedule"), "is in every run already"),
+    **dict.fromkeys(("cutmix", "normalize"), "needs images"),
+    **dict.fromkeys(("rnn", "rnn-regularizer", "model-resetter"), "needs sequences"),
+    "reduce-lr-on-plateau": "takes no part beside a schedule; runs are killed with it",
+    **dict.fromkeys(("tracker", "run-log"), "is what others derive from"),
+    "hooks": "does what the function that it is given does",
+    "lr-finder": "ends the fit and puts all back",
+    "compile": "compiles for seconds",
 }
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gradient-accumulation": {"n_acc": 8},
+    "short-epoch": {"pct": 0.7},
+    "mixed-precision": {"growth_interval": 2},
+}
+PLUGINS = Path(__file__).parents[1] / "plugins"
 EVENT_NAMES = [
     name
     for name, event in EVENTS.items()
@@ -39,15 +52,37 @@ EVENT_NAMES = [
 ]
 
 
+@cache
+def members() -> tuple[InstalledPlugin, ...]:
+    """The callbacks of this repository that a plain classifier can be trained with."""
+    folders = [path.parent.name for path in PLUGINS.glob("*/pyproject.toml")]
+    ours = {f"callboard-{name}" for name in folders}
+    return tuple(
+        plugin
+        for plugin in discovery.installed()
+        if plugin.kind in ("plugin", "callback")
+        and plugin.distribution in ours
+        and plugin.name not in LEFT_OUT
+        and _fits(specimen_of(plugin))
+    )
+
+
+def _fits(specimen: Specimen) -> bool:
+    """Whether it needs no client of a service, no other data and no companion."""
+    # What is never the same twice, as a name made of the time, cannot be compared.
+    needs_more = specimen.needs or specimen.companions or specimen.ignore
+    return not needs_more and specimen.learner == "classification"
+
+
 def catalogue() -> list[Callback]:
-    """The plugins of the catalogue that are installed."""
-    installed = {plugin.name: plugin for plugin in discovery.installed()}
-    found: list[Callback] = []
-    for name, options in CATALOGUE.items():
-        if name in installed:
-            make: Any = installed[name].load()
-            found.append(make(**options))
-    return found
+    """New instances of the catalogue."""
+    made = []
+    for plugin in members():
+        make: Any = specimen_of(plugin).make or plugin.load()
+        if plugin.name in OPTIONS:
+            make = partial(plugin.load(), **OPTIONS[plugin.name])
+        made.append(make())
+    return made
 
 
 class Strike(Callback):
@@ -121,9 +156,7 @@ def main(step: int) -> int:
     """Strike at every ``step``-th event; prints a table and returns the exit status."""
     rows, num_different = [], 0
     started = time.monotonic()
-    names = [
-        each for each in CATALOGUE if each in {p.name for p in discovery.installed()}
-    ]
+    names = [plugin.name for plugin in members()]
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         whole.mkdir()
@@ -153,7 +186,7 @@ def main(step: int) -> int:
     seconds = time.monotonic() - started
     tables.show(
         f"An error and a kill at every event, {seconds:.0f} s; besides the usual "
-        f"plugins: {', '.join(names) or 'none'}",
+        f"plugins: {', '.join(names)}",
         ("event", "after an error", "after a kill", ""),
         rows,
     )

@@ -23,8 +23,12 @@ from callboard import Callback, Learner
 from callboard_checkpoint import CheckpointCallback
 from callboard_csv_logger import CSVLogger
 from callboard_early_stopping import EarlyStoppingCallback
+from callboard_gradient_accumulation import GradientAccumulation
+from callboard_gradient_clip import GradientClip
+from callboard_mixed_precision import MixedPrecision
 from callboard_mixup import MixUp
 from callboard_recorder import Recorder, accuracy
+from callboard_reduce_lr_on_plateau import ReduceLROnPlateau
 from callboard_save_model import SaveModelCallback
 from callboard_schedule import ParamScheduler, combined_cos
 
@@ -43,6 +47,17 @@ class Augmented(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return torch.tensor([index / 10, noise(), 1.0]), torch.tensor(index % 3)
+
+
+class Noisy(Augmented):
+    """Samples that hang on a random stream of the dataset's own."""
+
+    def __init__(self) -> None:
+        self.stream = np.random.default_rng(1)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        drawn = float(self.stream.random())
+        return torch.tensor([index / 10, drawn, 1.0]), torch.tensor(index % 3)
 
 
 class Stream(IterableDataset[Any]):
@@ -104,6 +119,20 @@ def nothing_more() -> list[Callback]:
     return []
 
 
+def in_half_precision() -> list[Callback]:
+    """A scaler whose scale changes, over windows of batches, with clipping."""
+    return [
+        MixedPrecision(init_scale=2.0**20, growth_interval=2),
+        GradientAccumulation(2, unit="batches"),
+        GradientClip(0.5),
+    ]
+
+
+def on_a_plateau() -> list[Callback]:
+    """A rate that goes down whenever an epoch was no better."""
+    return [ReduceLROnPlateau(patience=1, min_delta=1.0)]
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of run.
@@ -113,12 +142,14 @@ class Kind:
         cbs: Makes plugins beside the usual ones.
         saving: Options of the checkpoint callback.
         resumed: Makes the training data of a run that goes on, where it differs.
+        is_scheduled: Whether a schedule sets the learning rate.
     """
 
     loader: Callable[[], Any]
     cbs: Callable[[], list[Callback]] = nothing_more
     saving: Mapping[str, Any] = field(default_factory=dict)
     resumed: Callable[[], Any] | None = None
+    is_scheduled: bool = True
 
 
 def two_workers() -> DataLoader[Any]:
@@ -132,6 +163,12 @@ KINDS: dict[str, Kind] = {
     "workers change": Kind(two_workers, resumed=a_loader),
     "stream": Kind(lambda: DataLoader(Stream(), BATCH_SIZE, collate_fn=noisy_collate)),
     "StatefulDataLoader": Kind(a_stateful_loader),
+    "streams of its own": Kind(
+        lambda: DataLoader(Noisy(), BATCH_SIZE, shuffle=True, num_workers=1),
+        resumed=lambda: DataLoader(Noisy(), BATCH_SIZE, shuffle=True),
+    ),
+    "scaler, mid-window": Kind(a_loader, cbs=in_half_precision),
+    "plateau": Kind(a_loader, cbs=on_a_plateau, is_scheduled=False),
     "rarely saved": Kind(a_loader, saving={"every": ["1 epoch", "5 steps"]}),
 }
 
@@ -169,8 +206,10 @@ def fit(kind: Kind, path: Path) -> str:
     """Train to the end, from the last good checkpoint where there is one."""
     goes_on = (path / "checkpoints").exists()
     learner = make(kind, path, goes_on=goes_on)
-    schedule = ParamScheduler({"lr": combined_cos(0.3, 1e-3, 1e-2, 1e-5)})
-    learner.fit(NUM_EPOCHS, cbs=schedule, resume="auto", resume_policy="ignore")
+    cbs = []
+    if kind.is_scheduled:
+        cbs.append(ParamScheduler({"lr": combined_cos(0.3, 1e-3, 1e-2, 1e-5)}))
+    learner.fit(NUM_EPOCHS, cbs=cbs, resume="auto", resume_policy="ignore")
     return digest(learner)
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("proof", "arguments", "heading"),
     [
-        ("kill", ("--count", "21"), "SIGKILL at random instants"),
+        ("kill", ("--count", "30"), "SIGKILL at random instants"),
         ("every_event", ("--step", "5"), "An error and a kill at every event"),
         ("crash_points", ("--step", "9"), "A crash before each"),
         ("fuzz", ("--count", "300"), "Damaged checkpoints"),

@@ -243,18 +243,26 @@ def provenance(subject: object) -> InstalledPlugin | None:
         if not isinstance(subject, (type, FunctionType)):
             subject = type(subject)
         address = (subject.__module__, subject.__qualname__)
-    for plugin in installed():
-        if (plugin.module, plugin.attribute) == address:
+    offers = _offers(tuple(sys.path))
+    for attribute, plugin in offers.get(address[0], ()):
+        if attribute == address[1]:
             return plugin
-    for plugin in installed():  # a package may hand on a class of its submodule
-        if plugin.attribute and _is_kept_at(plugin, subject):
-            return plugin
+    for name, offered in offers.items():  # a package may hand on its submodule's class
+        if (module := sys.modules.get(name)) is not None:
+            kept = vars(module)
+            for attribute, plugin in offered:
+                if attribute and kept.get(attribute) is subject:
+                    return plugin
     return None
 
 
-def _is_kept_at(plugin: InstalledPlugin, subject: object) -> bool:
-    module = sys.modules.get(plugin.module)
-    return module is not None and vars(module).get(plugin.attribute) is subject
+@lru_cache(maxsize=8)
+def _offers(path: tuple[str, ...]) -> dict[str, list[tuple[str, InstalledPlugin]]]:
+    """By module, what plugins are in it: their attributes there, and themselves."""
+    offers = defaultdict(list)
+    for plugin in _inventory_of(path).plugins:
+        offers[plugin.module].append((plugin.attribute, plugin))
+    return dict(offers)
 
 
 def refresh() -> None:
@@ -262,6 +270,7 @@ def refresh() -> None:
     importlib.invalidate_caches()
     metadata.forget()
     _inventory_of.cache_clear()
+    _offers.cache_clear()
 
 
 class _Inventory(NamedTuple):

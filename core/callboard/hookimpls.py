@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -32,6 +32,7 @@ class Hookimpl:
         function: The plugin's own function.
         options: pluggy's options.
         arguments: What it asks for.
+        is_wrapper: Whether it runs around the others.
         watched: What is called in its place by who looks on; None where nobody does.
     """
 
@@ -40,20 +41,22 @@ class Hookimpl:
     options: dict[str, Any]
     arguments: tuple[str, ...]
     watched: Callable[..., Any] | None = None
+    is_wrapper: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_wrapper = bool(self.options["wrapper"] or self.options["hookwrapper"])
 
     @property
     def called(self) -> Callable[..., Any]:
         """What the loop calls."""
         return self.function if self.watched is None else self.watched
 
-    @property
-    def is_wrapper(self) -> bool:
-        return bool(self.options["wrapper"] or self.options["hookwrapper"])
-
     def bind(self, learner: Learner) -> Call:
         """A call without arguments; no Python frame is added to the hookimpl's own."""
         if not self.arguments:
             return self.called
+        if isinstance(self.called, FunctionType):  # Python calls it without a detour
+            return MethodType(self.called, learner)
         return partial(self.called, learner)
 
 
@@ -75,17 +78,38 @@ def hookimpls_of(plugin: object, key: str) -> list[Hookimpl]:
             raise UnknownEventError(unknown_event(key, event_name))
         if not inspect.isroutine(function):
             continue
-        is_bound = inspect.ismethod(function)
-        plain: Any = getattr(function, "__func__", function)
-        check_signature(f"{key}.{attribute}", plain, event_name, skip_first=is_bound)
-        _check_kind(f"{key}.{attribute}", event_name, plain, options)
-        arguments = tuple(
+        where = f"{key}.{attribute}"
+        arguments = _checked_arguments(where, event_name, function, options)
+        found.append(Hookimpl(event_name, function, options, arguments))
+    return found
+
+
+# What each function asks for, by what it was found valid as: to look into a signature
+# takes longer than all else about a plugin. Weak, so that no function is kept.
+_valid: WeakKeyDictionary[FunctionType, dict[tuple[object, ...], tuple[str, ...]]]
+_valid = WeakKeyDictionary()
+
+
+def _checked_arguments(
+    where: str,
+    event_name: str,
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+) -> tuple[str, ...]:
+    """What a hookimpl asks for, once it is known to be a good one."""
+    plain: Any = getattr(function, "__func__", function)
+    is_bound = plain is not function
+    known = _valid.setdefault(plain, {}) if isinstance(plain, FunctionType) else {}
+    valid_as = event_name, is_bound, options["wrapper"], options["hookwrapper"]
+    if valid_as not in known:
+        check_signature(where, plain, event_name, skip_first=is_bound)
+        _check_kind(where, event_name, plain, options)
+        known[valid_as] = tuple(
             parameter.name
             for parameter in inspect.signature(function).parameters.values()
             if parameter.kind <= parameter.POSITIONAL_OR_KEYWORD
         )
-        found.append(Hookimpl(event_name, function, options, arguments))
-    return found
+    return known[valid_as]
 
 
 def _check_kind(

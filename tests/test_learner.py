@@ -675,6 +675,27 @@ def test_a_switch_flipped_inside_a_fit_holds_for_the_rest_of_that_fit():
     assert seen == ["fit", "fit", "batch"]
 
 
+def test_a_switch_of_a_callback_that_joined_in_mid_fit_is_put_back_too():
+    late = Counts()
+
+    def join_and_sleep(learn):
+        if late not in list(learn.cbs):
+            learn.add_cb(late)
+            with learn.evaluating("validate"):
+                late.run_train = False
+            assert late.run_train is True
+            late.run = False
+
+    learner = a_learner(cbs=at("before_batch", join_and_sleep))
+
+    learner.fit(1)
+    assert late.count == 0
+    assert late.run is True
+
+    learner.fit(1)
+    assert late.count > 0
+
+
 def test_run_can_be_switched_on_and_off_at_any_batch():
     class Sees(Callback):
         def before_batch(self):

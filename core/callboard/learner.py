@@ -8,7 +8,7 @@ evaluation changes for its own sake is put back, however it ends.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Integral
@@ -173,6 +173,7 @@ class Learner:
     def _make_board(self) -> None:
         """What is this Learner's own and goes into no copy of it."""
         self.plan = Plan()
+        self._switches_before: list[tuple[Callback, dict[str, bool]]] = []
         self._known_lengths: weakref.WeakKeyDictionary[Any, int]
         self._known_lengths = weakref.WeakKeyDictionary()
         self._keyed_twins: weakref.WeakKeyDictionary[Any, KeyedTwin]
@@ -358,6 +359,8 @@ class Learner:
                 _attach(member.plugin, self)
             if self._depth:
                 _hold(member.plugin, self)
+                if member not in before:
+                    self._note_switches([member])
         self._replan()
 
     def _created(self, members: Any) -> None:
@@ -519,11 +522,8 @@ class Learner:
         """Hold the plugins' references strongly and undo what lasts one fit only."""
         self.stage = stage
         self._depth += 1
-        switches = [
-            (member.plugin, member.plugin._switches_set())
-            for member in self._board.members.values()
-            if isinstance(member.plugin, Callback)
-        ]
+        outside, self._switches_before = self._switches_before, []
+        self._note_switches(self._board.members.values())
         try:
             for member in self._board.members.values():
                 if self._depth == 1:
@@ -533,11 +533,23 @@ class Learner:
             yield
         finally:
             self._depth -= 1
-            for callback, before in switches:
+            # The earliest note of one that left and joined again comes last.
+            for callback, before in reversed(self._switches_before):
                 callback._set_switches(before)
+            noted = {id(callback) for callback, _ in outside}
+            late = [each for each in self._switches_before if id(each[0]) not in noted]
+            self._switches_before = [*outside, *late] if self._depth else []
             self._board.forget_plans()
             if not self._depth:
                 self._come_to_rest()
+
+    def _note_switches(self, members: Iterable[ActivePlugin]) -> None:
+        """Note what is to be put back when the stage that is running is over."""
+        self._switches_before += [
+            (member.plugin, member.plugin._switches_set())
+            for member in members
+            if isinstance(member.plugin, Callback)
+        ]
 
     def _come_to_rest(self) -> None:
         """Hold no batch, no graph and no cycle of references between fits."""

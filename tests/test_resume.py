@@ -312,6 +312,135 @@ def test_going_on_from_any_checkpoint_equals_straight_through(loader, tmp_path):
         shutil.rmtree(run)
 
 
+class DrawingModule(nn.Module):
+    """Noise from streams of its own, of three kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(3)
+        self.streams = [random.Random(1), np.random.default_rng(2)]
+
+    def forward(self, inputs):
+        kept = torch.rand(inputs.shape, generator=self.generator) > 0.2
+        return inputs * kept + sum(float(s.random()) for s in self.streams)
+
+
+class DrawingLoss(nn.CrossEntropyLoss):
+    def __init__(self):
+        super().__init__()
+        self.stream = np.random.RandomState(5)
+
+    def forward(self, pred, labels):
+        return super().forward(pred, labels) * (1 + self.stream.rand())
+
+
+def loss_that_keeps_a_stream():
+    stream = random.Random(4)
+
+    def loss(pred, labels):
+        return nn.functional.cross_entropy(pred, labels) * (1 + stream.random())
+
+    return loss
+
+
+class DrawingPlugin(Callback):
+    def __init__(self):
+        self.stream = random.Random(5)
+
+    def before_epoch(self):
+        self.shift = self.stream.random()
+
+    def after_pred(self):
+        self.learn.pred = self.pred * (1 + self.shift) + self.stream.random()
+
+    def state_dict(self):
+        return {"shift": getattr(self, "shift", 0.0)}
+
+    def load_state_dict(self, state):
+        self.shift = state["shift"]
+
+
+class GlobalPlugin(Callback):
+    def after_pred(self):
+        drawn = random.gauss(0, 1) + float(np.random.randn())
+        self.learn.pred = self.pred * (1 + drawn)
+
+
+class OfTorch(Callback):
+    """Makes what its state goes into in before_fit, as is natural."""
+
+    def before_fit(self):
+        self.schedule = torch.optim.lr_scheduler.StepLR(self.opt, 2)
+
+    def after_step(self):
+        self.schedule.step()
+
+    def state_dict(self):
+        return self.schedule.state_dict()
+
+    def load_state_dict(self, state):
+        self.schedule.load_state_dict(state)
+
+
+DRAWING = {
+    "the model": {"model": lambda: nn.Sequential(nn.Linear(3, 3), DrawingModule())},
+    "the loss": {"loss_func": DrawingLoss},
+    "a function": {"loss_func": loss_that_keeps_a_stream},
+    "a plugin": {"cbs": DrawingPlugin},
+    "a plugin, globally": {"cbs": GlobalPlugin},
+    "a schedule of torch": {"cbs": OfTorch},
+}
+
+
+@pytest.mark.parametrize("validates", [False, True])
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("who", DRAWING)
+def test_streams_that_anybody_holds_go_on_where_they_were(who, num_workers, validates):
+    def learner():
+        made = {"model": lambda: nn.Linear(3, 3), "loss_func": nn.CrossEntropyLoss}
+        made = {name: make() for name, make in {**made, **DRAWING[who]}.items()}
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            for layer in made["model"].modules():
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+        loader = loader_of(shuffle=True, num_workers=num_workers)
+        return Learner((loader, loader_of()), seed=1, lr=0.1, **made)
+
+    class Validates(Callback):
+        def after_pred(self):
+            if self.learn.training and self.learn.stage == "fit":
+                self.learn.validate()
+
+    whole, keeper = learner(), KeepStates()
+    whole.fit(2, cbs=keeper)
+
+    for state in keeper.states[1:-1:3]:
+        draw(random.Random()), random.random(), np.random.rand(), torch.rand(1)
+        resumed = learner()
+        cbs = Validates() if validates else None
+        resumed.fit(2, cbs=cbs, resume=state, resume_policy="ignore")
+
+        assert_same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_an_error_in_load_state_dict_names_the_plugin():
+    class Reads(Callback):
+        def load_state_dict(self, state):
+            raise KeyError("shift")
+
+    keeper = KeepStates()
+    make_plain([(torch.randn(2, 3), torch.tensor([0, 1]))]).fit(1, cbs=keeper)
+    learner = make_plain([(torch.randn(2, 3), torch.tensor([0, 1]))])
+    keeper.states[0]["plugins"]["reads"] = {}
+    learner.add_cb(Reads())
+
+    with pytest.raises(KeyError) as caught:
+        learner.fit(1, resume=keeper.states[0], resume_policy="ignore")
+
+    assert "load_state_dict of reads" in caught.value.__notes__[0]
+
+
 def test_done_batches_are_not_loaded_again(tmp_path):
     whole = make(tmp_path)
     whole.fit(1)

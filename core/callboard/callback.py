@@ -245,7 +245,12 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Take back what ``state_dict`` returned.
+
+        A run that goes on calls it twice: before ``before_fit`` and behind it, so that
+        ``before_fit`` can see the state, or make what it goes into. The first call may
+        fail for want of that: an ``AttributeError`` of it is passed over.
+        """
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

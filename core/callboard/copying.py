@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from callboard.learner import Learner
 
 # What the copy has of its own from the start.
-MADE_ANEW = ("_board", "_known_lengths", "_keyed_twins", "_switches_before", "plan")
+MADE_ANEW = (
+    *("_board", "_known_lengths", "_keyed_twins", "_switches_before", "_held_streams"),
+    "plan",
+)
 AT_REST: Mapping[str, Any] = {
     "dl": None,
     "xb": (),

@@ -7,8 +7,13 @@ to the model as keyword arguments.
 from __future__ import annotations
 
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import repeat
+from operator import call
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,11 +31,21 @@ from callboard.keyed import (
     tell_epoch,
 )
 from callboard.state import derive_seed
-from callboard.streams import MASK, all_streams
+from callboard.streams import (
+    MASK,
+    SetStream,
+    Stream,
+    all_streams,
+    apart,
+    global_streams,
+    own_streams,
+)
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
 
+SECONDS_TO_END = 2.0
+exhaust = deque[object](maxlen=0).extend
 Batches = Iterable[Any]
 LABEL_NAMES = ("labels", "label", "targets", "target", "y")
 
@@ -155,28 +170,48 @@ def batches(
     """
     phase = "train" if learner.training else learner.stage + "-valid"
     where = (learner.seed, learner._fit_number, learner.epoch, phase)
-    base, seed = derive_seed(*where, "use"), _seeder(learner.device)
+    base, streams = derive_seed(*where, "use"), _streams_of_use(learner)
     placed, order = _Placement(learner), derive_seed(*where, "order")
     index = num_done - 1
     if learner.training:
         tell_epoch(learner.dl, learner.epoch)
-    seed(order)
-    with keyed_generators(learner.dl, order):
+    _set(streams, order)
+    with keyed_generators(learner.dl, order), _end_of_workers_awaited(learner.dl):
         loader = _loader(learner, derive_seed(*where, "build"), num_done, place)
         for index, batch in enumerate(loader, num_done):
-            seed(base + (index + 1) * STRIDE & MASK)
+            # In C alone, since every step pays for it.
+            exhaust(map(call, streams, repeat(base + (index + 1) * STRIDE & MASK)))
             yield index, placed(batch)
     # What follows draws the same numbers however many batches were gone through.
-    seed(derive_seed(*where, "end"))
+    _set(streams, derive_seed(*where, "end"))
     if index < 0:
         _complain_of_no_batches(learner)
     learner._saw_batches(index + 1)
 
 
+@contextmanager
+def _end_of_workers_awaited(loader: Batches) -> Iterator[None]:
+    """Let PyTorch tell of a worker that died here, where only its pipe broke.
+
+    PyTorch does so by raising out of a signal handler, which would come later, amid
+    whatever deals with the first error.
+    """
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        if getattr(loader, "num_workers", 0):
+            time.sleep(SECONDS_TO_END)
+        raise
+
+
 def seed_epoch(learner: Learner, epoch: int) -> None:
     """Key what is drawn before the first batch of an epoch by its number."""
     parts = (learner.seed, learner._fit_number, epoch, "epoch")
-    _seeder(learner.device)(derive_seed(*parts))
+    _set(_streams_of_use(learner), derive_seed(*parts))
+
+
+def _set(streams: Iterable[SetStream], seed: int) -> None:
+    exhaust(map(call, streams, repeat(seed & MASK)))
 
 
 def _loader(learner: Learner, base: int, num_done: int, place: Any) -> Batches:
@@ -228,21 +263,27 @@ def _twin_of(learner: Learner, loader: DataLoader[Any]) -> KeyedTwin:
     return learner._keyed_twins[loader]
 
 
-def _seeder(device: torch.device) -> Callable[[int], object]:
-    """Sets the global random streams of the CPU and of the device."""
-    # A generator's own manual_seed takes 2 microseconds, torch.manual_seed 300.
-    seed_cpu: Callable[[int], object] = torch.default_generator.manual_seed
-    if device.type not in ("cuda", "mps"):
-        return seed_cpu
-    seed_gpu: Callable[[int], object] = torch.mps.manual_seed
+def _streams_of_use(learner: Learner) -> list[SetStream]:
+    """What sets all random streams that may be drawn from where batches are used."""
+    streams = global_streams()
+    device = learner.device
     if device.type == "cuda":
-        seed_gpu = torch.cuda.default_generators[device.index].manual_seed
+        streams.append(torch.cuda.default_generators[device.index].manual_seed)
+    elif device.type == "mps":
+        streams.append(torch.mps.manual_seed)
+    return [*streams, *apart(learner._held_streams)]
 
-    def seed_both(seed: int) -> None:
-        seed_cpu(seed)
-        seed_gpu(seed)
 
-    return seed_both
+def streams_held(learner: Learner) -> list[Stream]:
+    """The random streams that the loss, the model and plugins hold.
+
+    Those of observers are their own, and so is ``self.rng`` of any plugin.
+    """
+    plugins = [m.plugin for m in learner._board.members.values() if m.role != "observe"]
+    streams = [getattr(plugin, "__dict__", {}).get("rng") for plugin in plugins]
+    loaders = (learner.dls, learner.dls.train, learner.dls.valid)
+    left_out = (learner, learner.opt, *loaders, *streams)
+    return own_streams(learner.loss_func, learner.model, *plugins, left_out=left_out)
 
 
 def _complain_of_no_batches(learner: Learner) -> None:

@@ -59,6 +59,7 @@ from callboard.state import (
     derive_seed,
     untouched_random_state,
 )
+from callboard.streams import Stream, put_back
 
 Callbacks = Any
 OptFunc = Callable[..., Optimizer]
@@ -174,6 +175,7 @@ class Learner:
         """What is this Learner's own and goes into no copy of it."""
         self.plan = Plan()
         self._switches_before: list[tuple[Callback, dict[str, bool]]] = []
+        self._held_streams: list[Stream] = []
         self._known_lengths: weakref.WeakKeyDictionary[Any, int]
         self._known_lengths = weakref.WeakKeyDictionary()
         self._keyed_twins: weakref.WeakKeyDictionary[Any, KeyedTwin]
@@ -481,7 +483,7 @@ class Learner:
             going_on = self._what_to_resume(given, policy)
             if going_on is not None:
                 resume.check(self, going_on)
-                going_on.restore(self)
+                going_on.restore(self, is_early=True)
             self._resume = going_on
             self._replan()
             leaving: BaseException | None = None
@@ -556,6 +558,7 @@ class Learner:
         for member in self._board.members.values():
             _hold(member.plugin, None)
         self.plan = Plan()
+        self._held_streams = []
         self.dl = None
         self.xb, self.yb, self.pred, self._loss_grad = (), (), None, None
         if isinstance(self.loss, Tensor):
@@ -582,6 +585,7 @@ class Learner:
         for epoch in range(self.epoch, self.n_epoch):
             if self.stop_reason is not None:
                 return
+            self._held_streams = data.streams_held(self)
             data.seed_epoch(self, epoch)
             yield epoch
 
@@ -744,7 +748,13 @@ class Learner:
         streams = {key: s.get_state() for key, s in self._streams.items()}
         modes = [(module, module.training) for module in self.model.modules()]
         try:
-            with untouched_random_state(), self._running(stage):
+            if not self._depth:
+                self._held_streams = data.streams_held(self)
+            with (
+                untouched_random_state(),
+                put_back(self._held_streams),
+                self._running(stage),
+            ):
                 self.results, self.stop_reason = {}, None
                 self.record = RunRecord()
                 self._resume = None

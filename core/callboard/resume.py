@@ -57,10 +57,10 @@ class Resume:
         """How many training batches of that epoch are done."""
         return int(self.saved["loop"]["next"][1])
 
-    def restore(self, learner: Learner) -> None:
-        """Put everything where it was."""
+    def restore(self, learner: Learner, *, is_early: bool = False) -> None:
+        """Put everything where it was; early is before ``before_fit``."""
         loop, n_epoch = self.saved["loop"], learner.n_epoch
-        restore(learner, self._for(learner))
+        restore(learner, self._for(learner), is_early=is_early)
         if learner.opt is None:  # it was saved before any fit
             learner.create_opt()
             learner._fit_number = 1

@@ -139,8 +139,16 @@ def _check_parts(
             )
 
 
-def restore(learner: Learner, state: Mapping[str, Any]) -> None:
+def restore(
+    learner: Learner, state: Mapping[str, Any], *, is_early: bool = False
+) -> None:
     """Take back what ``state_of`` returned.
+
+    Args:
+        learner: What takes it.
+        state: What ``state_of`` returned.
+        is_early: It comes before ``before_fit``, where a plugin may make what its state
+            goes into, and comes once more behind it.
 
     Raises:
         StateError: It is of another version, or a part does not fit.
@@ -173,7 +181,14 @@ def restore(learner: Learner, state: Mapping[str, Any]) -> None:
     learner._is_epoch_over = position["next"][0] > learner.epoch
     learner._first_train_iter = learner.train_iter - position["next"][1]
     for key, plugin_state in state["plugins"].items():
-        learner._board.members[key].plugin.load_state_dict(plugin_state)
+        member = learner._board.members[key]
+        try:
+            member.plugin.load_state_dict(plugin_state)
+        except Exception as error:
+            if is_early and isinstance(error, AttributeError):
+                continue
+            error.add_note(f"callboard: in load_state_dict of {member.label}")
+            raise
     for key in {**learner._streams, **state["streams"]}:
         stream = learner._streams.setdefault(key, RandomStream())
         if key in state["streams"]:

@@ -1,10 +1,10 @@
-"""The random streams that data draws from: the global ones, and those of its own.
+"""The random streams that a run draws from: the global ones, and those of its parts.
 
-A dataset, a transform, a sampler or a collation may hold a ``numpy.random.Generator``
-or ``RandomState``, a ``random.Random`` or a ``torch.Generator``, or use its module's.
-They are found by looking: at attributes, elements of containers, what a function keeps
-and which globals its code names. One that is made only when the first sample is asked
-for is not found.
+A dataset, a transform, a sampler, a collation, a model, a loss or a plugin may hold a
+``numpy.random.Generator`` or ``RandomState``, a ``random.Random`` or a
+``torch.Generator``, or use its module's. They are found by looking: at attributes,
+elements of containers, what a function keeps and which globals its code names. One that
+is made only when the first sample is asked for is not found.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ MASK = (1 << 32) - 1
 MOST_OBJECTS, MOST_ELEMENTS = 2_000, 64
 # So that two streams that are set for one batch draw different numbers.
 BETWEEN_STREAMS = 0x85EBCA6B
-LIBRARIES = ("torch", "numpy", "builtins", "collections", "functools", "typing")
+LIBRARIES = (
+    *("torch", "numpy", "builtins", "collections", "functools", "typing"),
+    "callboard",
+)
 LEAVES = (str, bytes, bytearray, int, float, complex, type, ModuleType, torch.Tensor)
-
+OF_MODULES = frozenset(vars(torch.nn.Module()))
 SAMPLERS = "torch.utils.data.sampler"
 
 SetStream = Callable[[int], object]
@@ -51,7 +54,7 @@ class Stream(NamedTuple):
 
 
 def global_streams() -> list[SetStream]:
-    """What sets the global random streams that a dataset may draw from."""
+    """What sets the global random streams of the CPU."""
     # A generator's own manual_seed takes 2 microseconds, torch.manual_seed 300.
     streams: list[SetStream] = [torch.default_generator.manual_seed, random.seed]
     if "numpy" in sys.modules:
@@ -61,11 +64,15 @@ def global_streams() -> list[SetStream]:
 
 def all_streams(*roots: object) -> list[SetStream]:
     """What sets the global streams, and those that these objects hold."""
-    own = [
+    return [*global_streams(), *apart(own_streams(*roots))]
+
+
+def apart(streams: Iterable[Stream]) -> list[SetStream]:
+    """What sets each of these streams, so that no two draw the same from one seed."""
+    return [
         partial(_set_apart, stream.set, number * BETWEEN_STREAMS)
-        for number, stream in enumerate(own_streams(*roots), 1)
+        for number, stream in enumerate(streams, 1)
     ]
-    return [*global_streams(), *own]
 
 
 def _set_apart(set_stream: SetStream, offset: int, seed: int) -> None:
@@ -75,7 +82,14 @@ def _set_apart(set_stream: SetStream, offset: int, seed: int) -> None:
 @contextmanager
 def left_as_they_were(*roots: object) -> Iterator[None]:
     """Put the streams that these objects hold back in the end."""
-    before = [(stream, stream.get_state()) for stream in own_streams(*roots)]
+    with put_back(own_streams(*roots)):
+        yield
+
+
+@contextmanager
+def put_back(streams: Iterable[Stream]) -> Iterator[None]:
+    """Put these streams back in the end."""
+    before = [(stream, stream.get_state()) for stream in streams]
     try:
         yield
     finally:
@@ -83,10 +97,15 @@ def left_as_they_were(*roots: object) -> Iterator[None]:
             stream.set_state(state)
 
 
-def own_streams(*roots: object) -> list[Stream]:
-    """The random streams that objects hold, in an order that hangs on these alone."""
+def own_streams(*roots: object, left_out: Iterable[object] = ()) -> list[Stream]:
+    """The random streams that objects hold, in an order that hangs on these alone.
+
+    Args:
+        roots: Where to look.
+        left_out: What is not looked at, nor what only these hold.
+    """
     found: list[Stream] = []
-    known = _global_objects()
+    known = [*_global_objects(), *left_out]
     seen: dict[int, object] = {id(each): each for each in known}
     waiting = deque(roots)
     num_left = MOST_OBJECTS
@@ -97,7 +116,8 @@ def own_streams(*roots: object) -> list[Stream]:
         if type(held).__module__ == SAMPLERS:  # their generators are the loader's
             continue
         seen[id(held)] = held
-        num_left -= 1
+        # A model has as many modules as it has; each of them holds little.
+        num_left -= not isinstance(held, torch.nn.Module)
         stream = _as_stream(held)
         if stream is not None:
             found.append(stream)
@@ -164,8 +184,14 @@ def _first(elements: Iterable[object]) -> Iterator[object]:
 
 def _attributes(held: object) -> Iterator[object]:
     # Not by getattr: a property is code of somebody's, which looking must not run.
+    attributes: dict[str, Any] = {}
     with suppress(AttributeError):
-        yield from list(object.__getattribute__(held, "__dict__").values())
+        attributes = dict(object.__getattribute__(held, "__dict__"))
+    if isinstance(held, torch.nn.Module):
+        # Of what every module has, its parts alone: a model has thousands of modules.
+        yield from attributes.get("_modules", {}).values()
+        attributes = {n: v for n, v in attributes.items() if n not in OF_MODULES}
+    yield from attributes.values()
     for kind in _users_kinds(held):
         for slot in list(vars(kind).values()):
             if isinstance(slot, MemberDescriptorType):

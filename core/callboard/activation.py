@@ -19,7 +19,7 @@ from typing import Any
 
 from callboard import discovery
 from callboard.adapters import Adapter, adapted
-from callboard.callback import ROLES, Callback, kebab_case
+from callboard.callback import ROLES, Callback, Ranks, kebab_case, ranks_of
 from callboard.configuration import Configuration
 from callboard.discovery import InstalledPlugin
 from callboard.errors import (
@@ -51,6 +51,7 @@ class ActivePlugin:
         sequence: Its place in the sequence in which plugins were given.
         is_automatic: Whether it joined by being installed.
         is_command_line: Whether the command line named it.
+        is_here: Whether it runs in this process, one of several.
         has_failed: Whether it is an observer that was switched off in this fit.
         has_taken_part: Whether it was switched on at any moment of this fit.
     """
@@ -63,6 +64,7 @@ class ActivePlugin:
     sequence: int = 0
     is_automatic: bool = False
     is_command_line: bool = False
+    is_here: bool = True
     has_failed: bool = False
     has_taken_part: bool = False
 
@@ -102,9 +104,14 @@ class ActivePlugin:
         stages = getattr(self.plugin, "stages", ("fit",))
         return (stages,) if isinstance(stages, str) else tuple(stages)
 
+    @property
+    def ranks(self) -> Ranks:
+        """In which of several processes it runs: ``"main"`` or ``"all"``."""
+        return ranks_of(self.plugin, self.role)
+
     def switch(self, name: str) -> bool:
-        """``run``, ``run_train`` or ``run_valid``."""
-        return bool(getattr(self.plugin, name, True))
+        """``run``, ``run_train`` or ``run_valid``; none is on where it is not here."""
+        return self.is_here and bool(getattr(self.plugin, name, True))
 
     def targets(self, declaration: str) -> tuple[str | type, ...]:
         """What ``run_before``, ``run_after``, ``requires`` or ``conflicts_with`` name.
@@ -366,14 +373,19 @@ def joined(
     """
     added = [m for m in added if not configuration.disabler(m.key, m.name)]
     kept = [m for m in members if not _is_replaced(m, added)]
-    for member in added:
-        if any(member.subject is other.subject for other in kept):
+    subjects = {id(member.subject) for member in kept}
+    keys = {member.key for member in kept}
+    first_free = 1 + max((member.sequence for member in kept), default=-1)
+    for sequence, member in enumerate(added, first_free):
+        if id(member.subject) in subjects:
             raise ActivationError(
                 f"{member.label} was added twice: one object can take part once. Make "
                 "a second instance where you want two."
             )
-        member.sequence = 1 + max((other.sequence for other in kept), default=-1)
-        member.key = _free_key(member.name, {other.key for other in kept})
+        member.sequence = sequence
+        member.key = _free_key(member.name, keys)
+        subjects.add(id(member.subject))
+        keys.add(member.key)
         kept.append(member)
     kept = list(_without_unmet_automatic(kept))
     check_requirements(kept, configuration)

@@ -44,6 +44,11 @@ ROLES: Mapping[str, str] = {
     "control": "may cancel and stop, and may set hyper-parameters",
     "modify": "may change the batch, the loss, gradients and the model",
 }
+Ranks = Literal["main", "all"]
+RANKS: Mapping[str, str] = {
+    "main": "runs in the first of several processes alone",
+    "all": "runs in every process",
+}
 Target = str | type | Sequence[str | type]
 EVENT_PREFIXES = ("before_", "after_", "do_", "on_")
 
@@ -55,7 +60,8 @@ LEARNER_ATTRIBUTES = (
     *("fit", "validate", "add_cb", "add_cbs", "remove_cb", "remove_cbs", "added_cbs"),
     *("removed_cbs", "stop", "freeze", "freeze_to", "unfreeze", "create_opt"),
     *("show_training_loop", "evaluating", "run_validation", "position"),
-    *("resume_next_fit", "note_non_finite", "on_non_finite"),
+    *("resume_next_fit", "note_non_finite", "on_non_finite", "watched_by"),
+    *("backward_loss", "processes", "rank", "world_size", "is_main", "non_finite"),
 )
 
 
@@ -150,6 +156,9 @@ class Callback:
         requires: Names or classes of plugins that must be active too.
         conflicts_with: Names or classes of plugins that must not be active too.
         role: ``"observe"``, ``"control"`` or ``"modify"``.
+        ranks: In which of several processes it runs: ``"main"``, the first of them, or
+            ``"all"``. Default: main for an observer, all for the other roles. What runs
+            on main may not wait for the other processes, which are not there.
         stages: Stages in which it takes part: ``"fit"`` (with its validation),
             ``"validate"``, ``"predict"``, ``"lr-find"``.
         run: False switches the callback off, at any time.
@@ -164,6 +173,7 @@ class Callback:
     requires: Target = ()
     conflicts_with: Target = ()
     role: Role = "modify"
+    ranks: Ranks | None = None
     stages: Sequence[str] = ("fit",)
     order: float = 0
     _name_is_declared: ClassVar[bool] = False
@@ -293,8 +303,28 @@ def _check_declarations(cls: type[Callback]) -> None:
         known = ", ".join(f'"{role}"' for role in ROLES)
         message = f'{cls.__name__}: role must be one of {known}, got "{cls.role}".'
         raise ActivationError(message + suggestion(str(cls.role), ROLES))
+    if cls.ranks not in (None, *RANKS):
+        known = " or ".join(f'"{ranks}"' for ranks in RANKS)
+        message = f'{cls.__name__}: ranks must be {known}, got "{cls.ranks}".'
+        raise ActivationError(message + suggestion(str(cls.ranks), RANKS))
+    if cls.ranks == "main" and cls.role == "modify":
+        raise ActivationError(
+            f'{cls.__name__}: ranks = "main" would change training in one of several '
+            "processes alone, and they would drift apart. Leave it out, or declare "
+            'role = "observe" where it changes nothing.'
+        )
     if isinstance(cls.stages, str):
         cls.stages = (cls.stages,)
+
+
+def ranks_of(plugin: object, role: str) -> Ranks:
+    """In which of several processes a plugin runs: as it declares, else by its role.
+
+    An observer runs on main, since what it writes is wanted once. Whatever changes or
+    controls training runs on all, since the processes must stay alike.
+    """
+    declared: Ranks | None = getattr(plugin, "ranks", None)
+    return declared or ("main" if role == "observe" else "all")
 
 
 def _check_method(cls: type[Callback], name: str, method: Callable[..., Any]) -> None:

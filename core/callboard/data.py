@@ -170,20 +170,24 @@ def batches(
     """
     phase = "train" if learner.training else learner.stage + "-valid"
     where = (learner.seed, learner._fit_number, learner.epoch, phase)
-    base, streams = derive_seed(*where, "use"), _streams_of_use(learner)
+    part = learner.processes.part
+    # Parts of one batch draw apart, in one order of samples; the first as if alone.
+    own = (*where, part) if part else where
+    base, streams = derive_seed(*own, "use"), _streams_of_use(learner)
     placed, order = _Placement(learner), derive_seed(*where, "order")
     index = num_done - 1
     if learner.training:
         tell_epoch(learner.dl, learner.epoch)
     _set(streams, order)
     with keyed_generators(learner.dl, order), _end_of_workers_awaited(learner.dl):
-        loader = _loader(learner, derive_seed(*where, "build"), num_done, place)
+        keys = derive_seed(*own, "build"), derive_seed(*where, "build")
+        loader = _loader(learner, keys, num_done, place)
         for index, batch in enumerate(loader, num_done):
             # In C alone, since every step pays for it.
             exhaust(map(call, streams, repeat(base + (index + 1) * STRIDE & MASK)))
             yield index, placed(batch)
     # What follows draws the same numbers however many batches were gone through.
-    _set(streams, derive_seed(*where, "end"))
+    _set(streams, derive_seed(*own, "end"))
     if index < 0:
         _complain_of_no_batches(learner)
     learner._saw_batches(index + 1)
@@ -214,11 +218,20 @@ def _set(streams: Iterable[SetStream], seed: int) -> None:
     exhaust(map(call, streams, repeat(seed & MASK)))
 
 
-def _loader(learner: Learner, base: int, num_done: int, place: Any) -> Batches:
-    """The running loader, behind the batches that are done, with keyed draws."""
-    loader = learner.dl
+def _loader(
+    learner: Learner, keys: tuple[int, int], num_done: int, place: Any
+) -> Batches:
+    """The running loader, behind the batches that are done, with keyed draws.
+
+    Args:
+        learner: Whose loader it is.
+        keys: What the seeds of batches derive from, and those of their order.
+        num_done: How many batches are left out.
+        place: What the loader itself said of its place, if it does.
+    """
+    loader, base = learner.dl, keys[0]
     if can_be_keyed(loader):
-        return _twin_of(learner, loader).started_from(base, num_done)
+        return _twin_of(learner, loader).started_from(base, num_done, keys[1])
     if isinstance(loader, list | tuple):
         return loader[num_done:] if num_done else loader
     if place is not None:

@@ -13,11 +13,19 @@ guarded wherever they are called from.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from functools import partial
+from operator import length_hint
 from types import CodeType, FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 import pluggy
@@ -28,15 +36,22 @@ from callboard.errors import HookSignatureError, OrderingError
 from callboard.events import EVENTS, PROJECT
 from callboard.hookimpls import OPTIONS, Call, Hookimpl, hookimpls_of
 from callboard.ordering import Order, solve
+from callboard.watching import (
+    THE_LOOP,
+    Watcher,
+    watched_batches,
+    watched_function,
+    watched_wrapper,
+)
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
 
+Item = TypeVar("Item")
 Report = Callable[[ActivePlugin, str, Exception], None]
 IsOn = Callable[[ActivePlugin], bool]
 # Gives what is called in place of a hookimpl, with the same arguments.
 Watch = Callable[[ActivePlugin, Hookimpl], Callable[..., Any] | None]
-LOOP_KEY = "the loop"
 SPAN_DEFAULTS: Mapping[str, Callable[[Learner], None]] = {
     "do_epoch": loop.epoch,
     "do_train": loop.train,
@@ -97,6 +112,28 @@ class Plan:
         def __setattr__(self, name: str, value: Any) -> None: ...
 
 
+class Participants:
+    """Who takes part in a stage and phase; it is asked of every plugin only once."""
+
+    def __init__(
+        self, members: Iterable[ActivePlugin], stage: str, *, training: bool
+    ) -> None:
+        in_phase = "run_train" if training else "run_valid"
+        # The loop's own work, which has no owner, is always done.
+        self._outside_batches: set[ActivePlugin | None] = {None}
+        self._in_batches: set[ActivePlugin | None] = {None}
+        for member in members:
+            if _is_in_stage(member, stage):
+                self._outside_batches.add(member)
+                if member.switch(in_phase):
+                    self._in_batches.add(member)
+
+    def at(self, event: str) -> set[ActivePlugin | None]:
+        """Who takes part at an event; None, the loop itself, is one of them."""
+        is_per_batch = EVENTS[event].is_per_batch
+        return self._in_batches if is_per_batch else self._outside_batches
+
+
 class StandIn:
     """What pluggy sees of one active plugin: its hookimpls and nothing else."""
 
@@ -106,20 +143,33 @@ class StandIn:
         report: Report,
         is_on: IsOn,
         watch: Watch | None = None,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         self.member = member
+        self.is_observer = member.role == "observe"
         self.hookimpls = {
             f"{impl.event}__{number}": impl
             for number, impl in enumerate(hookimpls_of(member.plugin, member.key))
         }
+        self.by_function: dict[int, Hookimpl] = {}
+        #: Where it is to run first or last, whatever is declared.
+        self.forced_events = {
+            impl.event
+            for impl in self.hookimpls.values()
+            if impl.options["tryfirst"] or impl.options["trylast"]
+        }
         for name, impl in self.hookimpls.items():
             impl.watched = None if watch is None else watch(member, impl)
+            if watchers:
+                tell = watched_wrapper if impl.is_wrapper else watched_function
+                impl.watched = tell(watchers, member.key, impl.event, impl.called)
             function = impl.called
             if not impl.is_wrapper:
                 function = _unless_off(impl, member, is_on)
-            if member.role == "observe":
+            if self.is_observer:
                 function = _guard(impl, function, member, report)
             self.__dict__[name] = function
+            self.by_function[id(function)] = impl
 
     def __dir__(self) -> list[str]:
         return list(self.hookimpls)
@@ -131,12 +181,17 @@ class StandIn:
 class _LoopsOwn:
     """The loop's own work, as the last hookimpl of every action and span."""
 
+    def __init__(self, watchers: Sequence[Watcher] = ()) -> None:
+        for name, own in {**SPAN_DEFAULTS, **ACTION_DEFAULTS}.items():
+            self.__dict__[name] = watched_function(watchers, THE_LOOP, name, own)
+
     def __dir__(self) -> list[str]:
         return [*SPAN_DEFAULTS, *ACTION_DEFAULTS]
 
-
-for _name, _default in {**SPAN_DEFAULTS, **ACTION_DEFAULTS}.items():
-    setattr(_LoopsOwn, _name, staticmethod(_default))
+    def of(self, name: str) -> Callable[..., Any]:
+        """The loop's own work at an action or span."""
+        own: Callable[..., Any] = self.__dict__[name]
+        return own
 
 
 def _unless_off(
@@ -224,21 +279,25 @@ class Board(pluggy.PluginManager):
         self.running_order: Order = solve((), ())
         #: Looks on at every hookimpl of the plugins that join from now on.
         self.watch: Watch | None = None
+        self.watchers: tuple[Watcher, ...] = ()
         self._stand_ins: dict[str, StandIn] = {}
         self._registered: list[StandIn] = []
+        self._is_joining_last = False
+        self._call_orders: dict[str, list[tuple[StandIn, Hookimpl]]] = {}
         self._loops_own = _LoopsOwn()
         self._plans: dict[tuple[str, bool], Plan] = {}
         self._live_calls: WeakSet[Calls] = WeakSet()
         self._code_owners: dict[CodeType, list[tuple[StandIn, Hookimpl]]] | None = None
         self._report = report
         self._num_monitors = 0
-        self.register(self._loops_own, LOOP_KEY)
+        self.register(self._loops_own, THE_LOOP)
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         """Tell pluggy which attributes of a stand-in are hookimpls, and how."""
         if isinstance(plugin, StandIn):
             impl = plugin.hookimpls[name]
-            return {**impl.options, "specname": impl.event}
+            options = {**impl.options, "specname": impl.event}
+            return options | {"trylast": True} if self._is_joining_last else options
         if isinstance(plugin, _LoopsOwn):
             return dict.fromkeys(OPTIONS, False) | {"specname": None, "trylast": True}
         return super().parse_hookimpl_opts(plugin, name)
@@ -285,43 +344,77 @@ class Board(pluggy.PluginManager):
         self.forget_plans()
 
     def _stand_in_for(self, member: ActivePlugin) -> StandIn:
-        return StandIn(member, self._report, self._is_on, self.watch)
+        return StandIn(member, self._report, self._is_on, self.watch, self.watchers)
+
+    def set_watchers(self, watchers: Iterable[Watcher]) -> None:
+        """Tell these of every piece of work from now on, and no others."""
+        for stand_in in self._registered:
+            self.unregister(stand_in)
+        self.unregister(self._loops_own)
+        self.watchers = tuple(watchers)
+        self._registered, self._stand_ins = [], {}
+        self._loops_own = _LoopsOwn(self.watchers)
+        self.register(self._loops_own, THE_LOOP)
+        self.set_members(self.members.values())
+
+    def watched_batches(self, batches: Iterator[Item]) -> Iterator[Item]:
+        """Batches, the waiting for which is told to who watches."""
+        return watched_batches(self.watchers, batches) if self.watchers else batches
 
     def _is_on(self, member: ActivePlugin) -> bool:
         is_member = self.members.get(member.key) is member
         return is_member and member.switch("run") and not member.has_failed
 
     def _impose(self, order: Order, stand_ins: dict[str, StandIn]) -> None:
-        """Register in reverse: pluggy calls what was registered last first."""
+        """Register in reverse: pluggy calls what was registered last first.
+
+        What stands as it should already is left there. Who runs last of all joins as
+        pluggy's trylast, which puts him there too, unless hookimpls that are themselves
+        marked could get between.
+        """
         wanted = [stand_ins[key] for key in reversed(order.keys)]
-        still_wanted = set(wanted)
-        registered = [s for s in self._registered if s in still_wanted]
-        num_kept = 0
-        for one, other in zip(registered, wanted, strict=False):
-            if one is not other:
-                break
-            num_kept += 1
-        kept = set(wanted[:num_kept])
+        start, end = self._place_of_registered(wanted)
+        kept = set(wanted[start:end])
         for stand_in in self._registered:
             if stand_in not in kept:
                 self.unregister(stand_in)
-        self.unregister(self._loops_own)
-        for stand_in in wanted[num_kept:]:
-            self.register(stand_in, stand_in.member.key)
-        self.register(self._loops_own, LOOP_KEY)
+        if len(kept) < len(wanted):
+            self.unregister(self._loops_own)
+            for stand_in in wanted[end:]:
+                self.register(stand_in, stand_in.member.key)
+            self._register_last(wanted[:start])
+            self.register(self._loops_own, THE_LOOP)
         self._registered = wanted
         self._stand_ins = stand_ins
         self._code_owners = None
+        self._call_orders.clear()
+
+    def _register_last(self, stand_ins: list[StandIn]) -> None:
+        self._is_joining_last = True
+        try:
+            for stand_in in reversed(stand_ins):
+                self.register(stand_in, stand_in.member.key)
+        finally:
+            self._is_joining_last = False
+
+    def _place_of_registered(self, wanted: list[StandIn]) -> tuple[int, int]:
+        """From where to where what is registered already stands in the wanted order."""
+        still_wanted = set(wanted)
+        registered = [s for s in self._registered if s in still_wanted]
+        start = 0
+        if registered and not any(s.forced_events for s in wanted):
+            start = wanted.index(registered[0])
+        end = start
+        for one, other in zip(registered, wanted[start:], strict=False):
+            if one is not other:
+                break
+            end += 1
+        return start, end
 
     def _check_against_pluggy(
         self, order: Order, stand_ins: Mapping[str, StandIn]
     ) -> None:
-        impls = [impl for s in stand_ins.values() for impl in s.hookimpls.values()]
-        forced = {
-            impl.event
-            for impl in impls
-            if impl.options["tryfirst"] or impl.options["trylast"]
-        }
+        forced = {event for s in stand_ins.values() for event in s.forced_events}
         for event in sorted(forced, key=list(EVENTS).index):
             place: dict[tuple[str, bool], int] = {}
             for number, (stand_in, impl) in enumerate(self._in_call_order(event)):
@@ -338,14 +431,15 @@ class Board(pluggy.PluginManager):
                             (constraint.before, constraint.after),
                         )
 
-    def _in_call_order(self, event: str) -> Iterator[tuple[StandIn, Hookimpl]]:
+    def _in_call_order(self, event: str) -> list[tuple[StandIn, Hookimpl]]:
         """pluggy's own call order of one event, wrappers first."""
-        for registered in reversed(getattr(self.hook, event).get_hookimpls()):
-            stand_in = registered.plugin
-            if isinstance(stand_in, StandIn):
-                for name, impl in stand_in.hookimpls.items():
-                    if stand_in.__dict__[name] == registered.function:
-                        yield stand_in, impl
+        if event not in self._call_orders:
+            self._call_orders[event] = [
+                (found.plugin, found.plugin.by_function[id(found.function)])
+                for found in reversed(getattr(self.hook, event).get_hookimpls())
+                if isinstance(found.plugin, StandIn)
+            ]
+        return self._call_orders[event]
 
     def implementers(self, event: str) -> list[tuple[ActivePlugin, bool]]:
         """Who runs at an event, in call order, and whether as a wrapper."""
@@ -357,16 +451,20 @@ class Board(pluggy.PluginManager):
         Who no longer does is taken out of the events that are firing at this moment.
         """
         self._plans.clear()
+        still_in: dict[tuple[str, bool], Participants] = {}
         for calls in list(self._live_calls):
+            phase = calls.stage, calls.training
+            if phase not in still_in:
+                still_in[phase] = self._participants(*phase)
+            owners = still_in[phase].at(calls.event)
+            if owners.issuperset(calls.owners):
+                continue
             for index, owner in enumerate(calls.owners):
-                if owner is not None and not self._is_still_in(calls, owner):
+                if owner not in owners:
                     calls[index] = skip
 
-    def _is_still_in(self, calls: Calls, owner: ActivePlugin) -> bool:
-        is_member = self.members.get(owner.key) is owner
-        return is_member and _takes_part(
-            calls.event, owner, calls.stage, training=calls.training
-        )
+    def _participants(self, stage: str, training: bool) -> Participants:
+        return Participants(self.members.values(), stage, training=training)
 
     def _new_calls(self, event: str, stage: str, training: bool) -> Calls:
         calls = Calls(event, stage, training=training)
@@ -384,11 +482,12 @@ class Board(pluggy.PluginManager):
         for member in self.members.values():
             if stage in member.stages and member.switch("run"):
                 member.has_taken_part = True
+        participants = self._participants(stage, training)
         for name, event in EVENTS.items():
-            impls = list(self._in_call_order(name))
-            is_in = partial(_takes_part, name, stage=stage, training=training)
-            chosen = [(s, impl) for s, impl in impls if is_in(s.member)]
-            left_out = {s for s, _ in impls if not is_in(s.member)}
+            impls = self._in_call_order(name)
+            is_in = participants.at(name)
+            chosen = [(s, impl) for s, impl in impls if s.member in is_in]
+            left_out = {s for s, _ in impls if s.member not in is_in}
             is_plain = not self._num_monitors and not any(
                 impl.is_wrapper for _, impl in chosen
             )
@@ -403,16 +502,15 @@ class Board(pluggy.PluginManager):
                     setattr(plan, name, self._filled(calls, learner, chosen))
                 elif chosen:
                     setattr(plan, name, [call])
-            elif chosen or self._num_monitors:
+            elif chosen or self._num_monitors or self.watchers:
                 setattr(plan, name, call)
                 if is_plain:
-                    own = {**SPAN_DEFAULTS, **ACTION_DEFAULTS}[name]
+                    own = self._loops_own.of(name)
                     calls = self._new_calls(name, stage, training)
                     for stand_in, impl in chosen:
                         calls.add(impl.bind(learner), stand_in.member)
                     calls.add(partial(own, learner), None)
-                    has_observer = any(s.member.role == "observe" for s, _ in chosen)
-                    if not has_observer:
+                    if not any(s.is_observer for s, _ in chosen):
                         setattr(plan, name, _first_result(calls))
             elif event.kind == "span":
                 setattr(plan, name, partial(SPAN_DEFAULTS[name], learner))
@@ -431,7 +529,7 @@ class Board(pluggy.PluginManager):
         group: Calls | None = None
         for stand_in, impl in chosen:
             member = stand_in.member
-            if member.role != "observe":
+            if not stand_in.is_observer:
                 group = None
                 calls.add(impl.bind(learner), member)
                 continue
@@ -450,9 +548,10 @@ class Board(pluggy.PluginManager):
                 wrappers.append((stand_in, impl))
         running: list[Generator[None, Any, Any]] = []
         try:
-            for stand_in, impl in wrappers:
+            for stand_in, found in wrappers:
+                impl = self._as_watched_now(stand_in, found)
                 function = impl.called
-                if stand_in.member.role == "observe":
+                if stand_in.is_observer:
                     function = _guard(impl, function, stand_in.member, self._report)
                 generator = function(*([learner] if impl.arguments else []))
                 if next(generator, skip) is skip:
@@ -471,6 +570,12 @@ class Board(pluggy.PluginManager):
                 raise error
             finally:
                 del error  # its traceback holds this frame: a cycle for the collector
+
+    def _as_watched_now(self, stand_in: StandIn, impl: Hookimpl) -> Hookimpl:
+        """The same hookimpl; a wrapper around it may have let somebody look on."""
+        present = self._stand_ins.get(stand_in.member.key, stand_in)
+        same = (i for i in present.hookimpls.values() if i.function == impl.function)
+        return next(same, impl)
 
     def blame(self, traceback: TracebackType | None) -> tuple[ActivePlugin, str] | None:
         """The plugin and event whose hookimpl an error came out of, if any.
@@ -507,7 +612,7 @@ class Board(pluggy.PluginManager):
 
     def each(self, event: str) -> Iterator[tuple[ActivePlugin, Callable[..., Any]]]:
         """Every hookimpl of an event outside the loop, to be called one by one."""
-        for stand_in, impl in list(self._in_call_order(event)):
+        for stand_in, impl in self._in_call_order(event):
             yield stand_in.member, _by_name(impl)
 
     def clear(self) -> None:
@@ -569,14 +674,18 @@ def _runner(calls: Calls, report: Report) -> Call:
     """Call observers; one that raises is reported and the others go on."""
 
     def run_observers() -> None:
-        index = -1
-        for index, call in enumerate(calls):
+        waiting = iter(calls)
+        while True:
             try:
-                call()
+                # The `try` is around the loop, which so costs what a bare one does; it
+                # goes on behind the call that raised.
+                for call in waiting:
+                    call()
+                return
             except MemoryError:
                 raise
             except Exception as error:
-                owner = calls.owners[index]
+                owner = calls.owners[len(calls) - length_hint(waiting) - 1]
                 if owner is not None:
                     report(owner, calls.event, error)
 
@@ -586,8 +695,8 @@ def _runner(calls: Calls, report: Report) -> Call:
 def _takes_part(
     event: str, member: ActivePlugin, stage: str, *, training: bool
 ) -> bool:
-    if stage not in member.stages or not member.switch("run") or member.has_failed:
-        return False
-    if EVENTS[event].is_per_batch:
-        return member.switch("run_train" if training else "run_valid")
-    return True
+    return member in Participants([member], stage, training=training).at(event)
+
+
+def _is_in_stage(member: ActivePlugin, stage: str) -> bool:
+    return stage in member.stages and member.switch("run") and not member.has_failed

@@ -14,11 +14,13 @@ CallboardError
 ├── DataError                 data or a batch that the loop cannot use
 ├── NonFiniteError            the loss or the weights became NaN or infinite
 ├── TargetError               a command-line target that gives no Learner
+├── LockError                 a lock that cannot be read, or that does not hold
+├── CheckError                a run that did not pass a check, as a budget of its time
 └── StateError                a saved state that does not fit
 
 A mistake of the user is one of these; the command line prints it without a
-traceback and exits with 2. An error raised inside a plugin keeps its own type and
-carries a note that names the plugin.
+traceback and exits with 2, with 1 after a check that was not passed. An error raised
+inside a plugin keeps its own type and carries a note that names the plugin.
 """
 
 from __future__ import annotations
@@ -92,6 +94,14 @@ class NonFiniteError(CallboardError, ArithmeticError):
 
 class TargetError(CallboardError):
     """A command-line target does not lead to a Learner."""
+
+
+class LockError(CallboardError):
+    """A lock of plugins cannot be read, or what is active is not what it says."""
+
+
+class CheckError(CallboardError):
+    """A run came to its end and did not pass a check that was asked for."""
 
 
 class StateError(CallboardError):

@@ -39,6 +39,7 @@ class SeedingSampler(Sampler[Any]):
         sampler: The loader's own sampler or batch sampler.
         draws_at: What draws from random streams while a batch is built here.
         base: What the seeds of the next pass derive from; set before every pass.
+        order: What those derive from that are set before the sampler draws.
         num_done: How many batches the next pass leaves out; set before every pass.
     """
 
@@ -46,6 +47,7 @@ class SeedingSampler(Sampler[Any]):
         self.sampler = sampler
         self.draws_at = draws_at
         self.base = 0
+        self.order = 0
         self.num_done = 0
 
     def __iter__(self) -> Iterator[Any]:
@@ -63,7 +65,7 @@ class SeedingSampler(Sampler[Any]):
         every batch.
         """
         drawing = _users_samplers(self.sampler)
-        base, streams = self.base + OF_SAMPLER, all_streams(*drawing)
+        base, streams = self.order + OF_SAMPLER, all_streams(*drawing)
         for set_stream in streams:
             set_stream(base & MASK)
         numbered: Iterator[tuple[int, Any]] = enumerate(self.sampler, 1)
@@ -160,9 +162,18 @@ class KeyedTwin:
     loader: DataLoader[Any]
     sampler: SeedingSampler
 
-    def started_from(self, base: int, num_done: int = 0) -> DataLoader[Any]:
-        """The loader, its next pass keyed by ``base`` and without the first batches."""
+    def started_from(
+        self, base: int, num_done: int = 0, order: int | None = None
+    ) -> DataLoader[Any]:
+        """The loader, its next pass keyed by ``base`` and without the first batches.
+
+        Args:
+            base: What the seeds of batches derive from.
+            num_done: How many batches are left out.
+            order: What those of the sampler derive from. Default: ``base``.
+        """
         self.sampler.base, self.sampler.num_done = base, num_done
+        self.sampler.order = base if order is None else order
         return self.loader
 
 

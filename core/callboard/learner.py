@@ -27,6 +27,7 @@ from callboard import (
     faults,
     loop,
     optim,
+    processes,
     resume,
     saved,
 )
@@ -51,6 +52,7 @@ from callboard.errors import (
 )
 from callboard.keyed import KeyedTwin
 from callboard.optim import Rate, Splitter
+from callboard.processes import Processes
 from callboard.resume import Resume
 from callboard.state import (
     RandomStream,
@@ -60,6 +62,7 @@ from callboard.state import (
     untouched_random_state,
 )
 from callboard.streams import Stream, put_back
+from callboard.watching import Watcher
 
 Callbacks = Any
 OptFunc = Callable[..., Optimizer]
@@ -173,6 +176,7 @@ class Learner:
 
     def _make_board(self) -> None:
         """What is this Learner's own and goes into no copy of it."""
+        self._processes = processes.alone()
         self.plan = Plan()
         self._switches_before: list[tuple[Callback, dict[str, bool]]] = []
         self._held_streams: list[Stream] = []
@@ -221,6 +225,40 @@ class Learner:
     @loss_grad.setter
     def loss_grad(self, loss: Tensor | None) -> None:
         self._loss_grad = loss
+
+    @property
+    def backward_loss(self) -> Tensor | None:
+        """The loss that backward runs on; reading it makes no tensor of its own."""
+        return self.loss if self._loss_grad is None else self._loss_grad
+
+    # ---- where it runs --------------------------------------------------------
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that train together; by itself, this one."""
+        return self._processes
+
+    @processes.setter
+    def processes(self, together: Processes) -> None:
+        self._processes = together
+        self._set_members(list(self._board.members.values()))
+
+    @property
+    def rank(self) -> int:
+        """Number of this process among those that train together, from 0."""
+        return self._processes.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes train together."""
+        return self._processes.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes files and talks to people."""
+        return self._processes.is_main
+
+    # ---- the optimizer --------------------------------------------------------
 
     def create_opt(self) -> Optimizer:
         """Make the optimizer anew, from the parameter groups of the splitter."""
@@ -351,10 +389,16 @@ class Learner:
             self._set_members(rejoined(kept, gone))
 
     def _set_members(self, members: Sequence[ActivePlugin]) -> None:
-        before = list(self._board.members.values())
+        before = dict.fromkeys(self._board.members.values())
         self._board.set_members(members)
+        owner = self._processes.owner
+        if owner is not None and all(m.plugin is not owner for m in members):
+            self._processes = processes.alone()
+        for member in members:
+            member.is_here = self.is_main or member.ranks == "all"
+        now = set(members)
         for member in before:
-            if member not in members:
+            if member not in now:
                 _attach(member.plugin, None)
         for member in members:
             if member not in before:
@@ -435,6 +479,22 @@ class Learner:
         """Print the loop with, at every event, the plugins that run there in order."""
         print(board.loop_text(self._board))
 
+    @contextmanager
+    def watched_by(self, watcher: Watcher) -> Iterator[Learner]:
+        """Tell a watcher of every piece of work inside the ``with`` block.
+
+        For profilers and tracers; see ``callboard.watching``. Plugins that are added
+        inside the block are watched too.
+        """
+        self._board.set_watchers((*self._board.watchers, watcher))
+        self._replan()
+        try:
+            yield self
+        finally:
+            left = (other for other in self._board.watchers if other is not watcher)
+            self._board.set_watchers(left)
+            self._replan()
+
     # ---- a fit ----------------------------------------------------------------
 
     def stop(self, reason: str = "") -> None:
@@ -443,7 +503,7 @@ class Learner:
         Every plugin still sees the event that is firing. The boundary is the end of the
         batch, or of the epoch; the reason is kept in ``record``.
         """
-        self.stop_reason = self.stop_reason or reason or "asked to stop"
+        self._processes.stop(self, reason or "asked to stop")
         member = self._board.running_member()
         self._note_reason("stop", reason, member)
 
@@ -500,7 +560,7 @@ class Learner:
 
     def _move_to_device(self) -> None:
         _refuse_meta(self.model, self.device)
-        self.model.to(self.device)
+        self._processes.place(self)
         if isinstance(self.loss_func, nn.Module):
             self.loss_func.to(self.device)
 
@@ -618,7 +678,7 @@ class Learner:
             self._resume.restore(self)
             place, self._resume = self._resume.saved["loader"], None
         self._measure_loader()  # before_train may have put another loader here
-        return data.batches(self, num_done, place)
+        return self._board.watched_batches(data.batches(self, num_done, place))
 
     # ---- the position in the run ----------------------------------------------
 
@@ -704,6 +764,11 @@ class Learner:
         if is_asked and self._non_finite is None:
             self._non_finite = (train_iter, loss)
             self.stop(f"the training loss became {loss} in step {train_iter}")
+
+    @property
+    def non_finite(self) -> tuple[int, float] | None:
+        """Step and value of the first training loss of this fit that is no number."""
+        return self._non_finite
 
     def _refuse_non_finite_loss(self) -> None:
         if self.stage != "fit" or not isinstance(self.loss, Tensor):
@@ -860,6 +925,7 @@ class _MeanLoss(Callback):
 
     name = "mean-loss"
     role = "observe"
+    ranks = "all"
     stages = ("validate",)
 
     def __init__(self, depth: int) -> None:
@@ -871,15 +937,18 @@ class _MeanLoss(Callback):
     def after_loss(self) -> None:
         loss = self.learn.loss
         if loss is not None and self.learn._depth == self.depth:
-            size = data.batch_size(self.learn.xb)
+            size, _ = self.learn.processes.sizes(self.learn)
             # MPS has no float64.
             precision = torch.float32 if loss.device.type == "mps" else torch.float64
             self.total = self.total + loss.detach().mean(dtype=precision) * size
             self.num_samples += size
 
     def after_validate(self) -> None:
-        if self.num_samples and self.learn._depth == self.depth:
-            self.measured["valid_loss"] = float(self.total / self.num_samples)
+        if self.learn._depth == self.depth:
+            sums = [float(self.total), self.num_samples]
+            total, num_samples = self.learn.processes.sum(sums)
+            if num_samples:
+                self.measured["valid_loss"] = total / num_samples
 
 
 def _as_list(metrics: Any) -> list[Any]:

@@ -42,9 +42,15 @@ class Entry(NamedTuple):
     version: str
 
 
-def read_entries() -> tuple[list[Entry], list[str]]:
-    """All entries in Callboard's groups, and the problems met on the way."""
-    survey = _Survey(distributions())
+def read_entries(
+    present: Distributions | None = None,
+) -> tuple[list[Entry], list[str]]:
+    """All entries in Callboard's groups, and the problems met on the way.
+
+    Args:
+        present: The distributions to look through. Default: those of ``sys.path``.
+    """
+    survey = _Survey(distributions() if present is None else present)
     by_name = defaultdict(list)
     for distribution in survey.distributions.all():
         if candidate := survey.read(distribution):
@@ -80,6 +86,29 @@ def _names_in_extras(path: tuple[str, ...]) -> tuple[str, ...]:
 def is_installed(distribution_name: str) -> bool:
     """Whether any version of a distribution is on ``sys.path``."""
     return distributions().first(distribution_name) is not None
+
+
+def version_of(distribution: Distribution | None) -> str | None:
+    """The version that a distribution's metadata tells, or None."""
+    if distribution is None:
+        return None
+    try:
+        return _name_and_version(_header(distribution))[1]
+    except (OSError, UnicodeError, LookupError):
+        return None  # damaged metadata is told of elsewhere
+
+
+def editable_folders(distribution: Distribution) -> list[Path]:
+    """Where the code of an editable install lies, as its ``.pth`` files say."""
+    record = distribution.read_text("RECORD") or ""
+    pth_files = re.findall(r"^([^/,\n]+\.pth),", record, re.MULTILINE)
+    found: list[Path] = []
+    for name in pth_files:
+        try:
+            found += _folders_in(distribution, name)
+        except (OSError, UnicodeError):
+            continue  # it was taken away
+    return found
 
 
 def missing_requirements(distribution_name: str) -> tuple[str, ...]:

@@ -56,12 +56,12 @@ def state_of(learner: Learner) -> dict[str, Any]:
             plugins[key] = own
     return {
         "version": STATE_VERSION,
-        "model": learner.model.state_dict(),
+        "model": learner.processes.model_state(learner),
         "frozen": [
             n for n, p in learner.model.named_parameters() if not p.requires_grad
         ],
         "loss_func": _state_of_loss(learner),
-        "opt": None if learner.opt is None else learner.opt.state_dict(),
+        "opt": _state_of_optimizer(learner),
         "loop": {
             "seed": learner.seed,
             "fit_number": learner._fit_number,
@@ -85,6 +85,12 @@ def state_of(learner: Learner) -> dict[str, Any]:
 
 def _frozen_parameters(model: nn.Module) -> list[str]:
     return [n for n, p in model.named_parameters() if not p.requires_grad]
+
+
+def _state_of_optimizer(learner: Learner) -> dict[str, Any] | None:
+    if learner.opt is None:
+        return None
+    return learner.processes.optimizer_state(learner)
 
 
 def _state_of_loss(learner: Learner) -> dict[str, Any]:
@@ -161,7 +167,7 @@ def restore(
             "Add them, or take them out of state['plugins']."
         )
     try:
-        learner.model.load_state_dict(state["model"])
+        learner.processes.load_model_state(learner, state["model"])
     except RuntimeError as error:
         raise StateError(f"The model does not fit this state: {error}") from error
     frozen = set(state["frozen"])
@@ -205,6 +211,6 @@ def _restore_optimizer(learner: Learner, state: dict[str, Any]) -> None:
     if learner.opt is None:
         learner.create_opt()
     try:
-        learner.opt.load_state_dict(state)
+        learner.processes.load_optimizer_state(learner, state)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(f"The optimizer does not fit this state: {error}") from error

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from callboard import discovery
-from callboard.cli.text import wrapped
+from callboard.cli.text import short_path, wrapped
 from callboard.configuration import CommandLine, command_line
 from callboard.discovery import InstalledPlugin
-from callboard.errors import OptionError, UnknownPluginError, suggestion
+from callboard.errors import LockError, OptionError, UnknownPluginError, suggestion
 from callboard.options import (
     check_options,
     options_of,
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from callboard.resume import Policy
 
 Named = tuple[str, dict[str, str]]
+TRACE_FILE = "callboard-trace.sqlite"
+LOCK_FILE = "callboard.lock"
 
 
 def read_rate(
@@ -79,6 +84,17 @@ def read_assignments(
     return assignments
 
 
+def read_file(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> str | None:
+    """The name of a file, which a TARGET behind an option must not be taken for."""
+    if text is not None and text.partition(":")[0].endswith(".py"):
+        raise click.BadParameter(
+            f"{text} looks like the TARGET. Write it before {option.opts[0]}."
+        )
+    return text
+
+
 @click.command("fit")
 @click.argument("target")
 @click.option(
@@ -111,6 +127,58 @@ def read_assignments(
     help="A plugin that takes no part.",
 )
 @click.option(
+    "--fast",
+    is_flag=True,
+    help="Let plugins that fit this machine make it faster, and say which: --with fast",
+)
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Say where the time went, by plugin and event: --with profile",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar="NAME=SHARE",
+    help="Fail if a plugin takes more of the time, as in --budget mixup=2%.",
+)
+@click.option(
+    "--trace",
+    is_flag=False,
+    flag_value=TRACE_FILE,
+    callback=read_file,
+    metavar="[FILE]",
+    help="Record who changed what, and how long it took, for `callboard trace`. "
+    f"Default: {TRACE_FILE}. Short for --with trace",
+)
+@click.option(
+    "--trace-steps",
+    metavar="FIRST:LAST",
+    help="Record these training steps only, counted from 1, both included.",
+)
+@click.option(
+    "--trace-last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep the latest N steps. Default: 1000.",
+)
+@click.option(
+    "--trace-weights",
+    type=click.Choice(["none", "model", "each"]),
+    help="How closely changes of weights are told: not at all, of the model as a "
+    "whole (the default), or of each parameter.",
+)
+@click.option(
+    "--locked",
+    is_flag=False,
+    flag_value=LOCK_FILE,
+    callback=read_file,
+    metavar="[FILE]",
+    help="Refuse to train with anything else than what `callboard plugins lock` wrote "
+    f"down. Default: {LOCK_FILE}.",
+)
+@click.option(
     "--resume",
     metavar="auto|PATH",
     help="Go on with a saved run: the last good checkpoint, or that at PATH.",
@@ -137,6 +205,14 @@ def command(
     schedule: Named | None,
     with_plugins: Sequence[Named],
     without: Sequence[str],
+    fast: bool,
+    profile: bool,
+    budgets: Sequence[str],
+    trace: str | None,
+    trace_steps: str | None,
+    trace_last: int | None,
+    trace_weights: str | None,
+    locked: str | None,
     resume: str | None,
     resume_policy: Policy,
     options: Mapping[str, str],
@@ -151,15 +227,21 @@ def command(
     callboard fit train.py --epochs 5 --lr 3e-3 --schedule one-cycle
     callboard fit train.py:small --epochs 1 -o width=32 --with mixup:alpha=0.3
     callboard fit train.py --epochs 90 --with checkpoint:every=10min --resume auto
+    callboard fit train.py --epochs 1 --trace --trace-steps 100:200
+    callboard fit train.py --epochs 5 --locked
     """
     from callboard.cli.target import load_learner
 
-    line = CommandLine(tuple(with_plugins), tuple(without))
+    plugins = [*with_plugins, *_short_forms(with_plugins, fast, profile, budgets)]
+    plugins += _traced(with_plugins, trace, trace_steps, trace_last, trace_weights)
+    line = CommandLine(tuple(plugins), tuple(without))
     _check_names(line)
     fit = _schedule(*schedule) if schedule else None
     with command_line(line):
         learner = load_learner(target, options)
     _check_without(line, learner)
+    if locked is not None:
+        _hold_to(locked, learner, line, schedule)
     click.echo(repr(learner.cbs) + "\n")
     if resume is not None:
         click.echo(wrapped(_resumed(learner, resume, resume_policy), sys.stdout) + "\n")
@@ -171,6 +253,8 @@ def command(
     seconds = time.monotonic() - begin
     for text in _outcome(learner, seconds):
         click.echo(wrapped(text, sys.stdout))
+    if "trace" in learner.cbs:
+        click.echo(f"Who did what: callboard trace summary{_trace_place(learner)}")
 
 
 def _resumed(learner: Learner, given: str, policy: Policy) -> str:
@@ -187,6 +271,87 @@ def _resumed(learner: Learner, given: str, policy: Policy) -> str:
         return "There is no checkpoint yet: the run starts from its beginning."
     epoch, batch = position
     return f"Going on in epoch {epoch}, behind {batch} of its batches."
+
+
+def _short_forms(
+    named: Sequence[Named], fast: bool, profile: bool, budgets: Sequence[str]
+) -> Iterator[Named]:
+    """The plugins that options of their own stand for, where --with names them not."""
+    by_name = dict(named)
+    if fast and "fast" not in by_name:
+        yield "fast", {}
+    if budgets and "profile" in by_name:
+        by_name["profile"]["budget"] = ";".join(budgets)
+    elif profile or budgets:
+        yield "profile", {"budget": ";".join(budgets)} if budgets else {}
+
+
+def _traced(
+    named: Sequence[Named],
+    file: str | None,
+    steps: str | None,
+    last: int | None,
+    weights: str | None,
+) -> Iterator[Named]:
+    """The plugin ``trace`` where an option asks for it and --with names it not.
+
+    Raises:
+        OptionError: It is asked for in both ways.
+    """
+    options = {"steps": steps, "last": last, "weights": weights}
+    given = {name: str(value) for name, value in options.items() if value is not None}
+    if file is None and not given:
+        return
+    if "trace" in dict(named):
+        message = "--trace is short for --with trace: give one of the two."
+        raise OptionError(message)
+    # Where the user stands, whatever the Learner's own path.
+    yield "trace", {"file": os.path.abspath(file or TRACE_FILE), **given}
+
+
+def _trace_place(learner: Learner) -> str:
+    """What `callboard trace` has to be told, as an option of it."""
+    file = getattr(learner.cbs["trace"], "file", TRACE_FILE)
+    place = Path(learner.path, file).resolve()
+    is_usual = place == Path(TRACE_FILE).resolve()
+    return "" if is_usual else f" --trace {short_path(place)}"
+
+
+def _hold_to(
+    file: str, learner: Learner, line: CommandLine, schedule: Named | None
+) -> None:
+    """Refuse to train with anything else than what a lock holds.
+
+    Raises:
+        LockError: The lock cannot be read, or something is not as it says: names each
+            difference, and what to do.
+    """
+    from callboard.lockdiff import compare
+    from callboard.lockfile import lock_of_members, read
+
+    lock = read(Path(file))
+    methods = [installed_schedule(schedule[0])] if schedule else []
+    now = lock_of_members(learner.cbs.members, methods)
+    named = {name for name, _ in line.with_plugins}
+    refused = []
+    for difference in compare(lock, now):
+        subject, remedy = difference.subject, difference.remedy
+        if difference.a is None and subject in named:
+            remedy = f"Leave --with {subject}, or what stands for it, out."
+        if difference.b is None and subject in line.without:
+            remedy = f"Leave --without {subject} out."
+        said = replace(difference, remedy=remedy).as_refusal()
+        if difference.is_of_a_library:
+            message = f"Warning: {said} The last bits of the results may differ."
+            click.echo(wrapped(message, sys.stderr), err=True)
+        else:
+            refused.append(said)
+    if refused:
+        listed = "\n  ".join(refused)
+        raise LockError(
+            f"Nothing was trained, since this is not what {file} holds:\n  {listed}\n"
+            "`callboard plugins lock` locks what is active now."
+        )
 
 
 def _check_names(line: CommandLine) -> None:
@@ -225,7 +390,7 @@ def _schedule(name: str, options: Mapping[str, str]) -> Callable[..., None]:
         UnknownPluginError: No such method is installed; says which are.
         OptionError: It has no such option, or cannot be given a number of epochs.
     """
-    method = _installed_schedule(name)
+    method = installed_schedule(name)
     function: Any = method.load()
     parameters = parameters_of(function, skip_first=True)
     owner = f"--schedule {name}"
@@ -250,7 +415,7 @@ def _schedule(name: str, options: Mapping[str, str]) -> Callable[..., None]:
     return fit
 
 
-def _installed_schedule(name: str) -> InstalledPlugin:
+def installed_schedule(name: str) -> InstalledPlugin:
     known = {
         plugin.name.removeprefix("fit_").replace("_", "-"): plugin.name
         for plugin in discovery.installed()

@@ -1,8 +1,9 @@
 """Groups of commands that are imported when they are called, and what errors become.
 
 A user's mistake is one message and exit status 2. A bug, in a plugin, in the user's own
-code or in ours, keeps its traceback and exits with 1; so does what the loop itself
-cannot work with, a batch of the wrong shape for one, in a message without a traceback.
+code or in ours, keeps its traceback and exits with 1. So does, in a message without a
+traceback, what the loop itself cannot work with, a batch of the wrong shape for one,
+and a check that a run does not pass.
 Ctrl-C exits with 130.
 """
 
@@ -22,6 +23,7 @@ from callboard.errors import (
     BrokenPluginError,
     CallboardError,
     CallboardWarning,
+    CheckError,
     suggestion,
 )
 
@@ -127,7 +129,8 @@ class MainGroup(LazyGroup):
             except CallboardError as error:
                 if ctx.params.get("traceback"):
                     raise
-                raise Mistake(error) from error
+                is_check = isinstance(error, CheckError)
+                raise (FailedCheck if is_check else Mistake)(error) from error
             except KeyboardInterrupt as interrupt:
                 what = str(interrupt) or "interrupted."
                 click.echo(f"\ncallboard: {what}", err=True)
@@ -163,6 +166,12 @@ class Mistake(click.ClickException):
         """Print the message to stderr."""
         stream = file or sys.stderr
         click.echo(wrapped(f"Error: {self.message}", stream), file=stream)
+
+
+class FailedCheck(Mistake):
+    """What was asked for is done, and did not pass a check."""
+
+    exit_code = 1
 
 
 class Breakdown(Mistake):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--explain",
     nargs=2,
     metavar="A B",
-    help="Why plugin A runs before B, or B before A.",
+    help="Which of two plugins runs first, at each event of both, and why.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def command(
@@ -42,6 +42,7 @@ def command(
     callboard order train.py
     callboard order train.py --event after_epoch
     callboard order --explain recorder csv-logger
+    callboard order train.py --explain mixup report --json
     """
     if event and explain:
         raise click.UsageError("Give either --event or --explain.")
@@ -57,9 +58,11 @@ def command(
         learner = load_learner(target)  # held: a Learner that is gone has no board
         board = learner._board
     if explain:
-        explanation = board.running_order.explain(*explain)
+        from callboard.explaining import explain as explained
+
+        explanation = explained(board, *explain)
         answer: Any = explanation.as_dict()
-        text = explanation.reason
+        text = explanation.in_words()
     elif event:
         answer = {"event": event, "plugins": _at(board, event)}
         text = "\n".join(_lines_at(board, event))

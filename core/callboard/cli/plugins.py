@@ -58,8 +58,11 @@ class PluginsGroup(LazyGroup):
 
 HOMES = {
     "check": Home("callboard.cli.check", "Import every plugin and validate it."),
+    "diff": Home("callboard.cli.diff", "What differs between locks, checkpoints, ..."),
     "list": Home("callboard.cli.plugins", "A line for every installed plugin."),
+    "lock": Home("callboard.cli.lock", "Write down all that is active in a file."),
     "show": Home("callboard.cli.show", "All about one plugin: options, events, ..."),
+    "why": Home("callboard.cli.why", "Why a plugin is active, or why it is not."),
 }
 
 
@@ -70,7 +73,9 @@ def command() -> None:
     \b
     callboard plugins list
     callboard plugins show mixup
+    callboard plugins why mixup train.py
     callboard plugins check
+    callboard plugins lock train.py
     """
 
 

@@ -1,0 +1,136 @@
+"""Let the plugins that fit this machine make training faster, and say which and why.
+
+Listens to  after_create
+Changes     adds fused-optimizer, prefetch, channels-last and compile, as they fit
+Source      what each of them gains, measured: see "Benchmarks" in the documentation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from callboard import Callback
+from callboard.data import num_batches
+from callboard.keyed import can_be_keyed
+from callboard_compile import why_not as why_not_compiled
+from callboard_fused_optimizer import FUSED_ON
+
+if TYPE_CHECKING:
+    from callboard import Learner
+    from callboard.testing import Specimen
+
+# Below this many parameters a step on a CPU takes so little that compiling, which takes
+# 10 to 30 seconds, is not earned back.
+MIN_COMPILED_PARAMETERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plugin that was looked at.
+
+    Attributes:
+        plugin: Its name.
+        is_used: Whether it fits.
+        why: Why it does, or does not.
+    """
+
+    plugin: str
+    is_used: bool
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.plugin}: {'on' if self.is_used else 'off'}, {self.why}"
+
+
+class Fast(Callback):
+    """Adds the plugins that make training faster here, and prints which and why.
+
+    A plugin that is active already stays as it is.
+
+    Args:
+        show: Print what was chosen.
+
+    Attributes:
+        choices: What was chosen, and what was not.
+    """
+
+    name = "fast"
+    role = "modify"
+
+    def __init__(self, *, show: bool = True) -> None:
+        self.show = show
+        self.choices: list[Choice] = []
+
+    def after_create(self) -> None:
+        """Choose, and add what was chosen."""
+        learner = self.learn
+        active = set(learner.cbs.keys())
+        self.choices = list(choices(learner))
+        learner.add_cbs(
+            [c.plugin for c in self.choices if c.is_used and c.plugin not in active]
+        )
+        if self.show:
+            for choice in self.choices:
+                print(f"fast: {choice}")
+
+
+def choices(learner: Learner) -> Iterator[Choice]:
+    """Which plugins make a Learner faster where it runs, and which do not."""
+    yield Choice("fused-optimizer", *_fused(learner))
+    yield Choice("prefetch", *_prefetched(learner))
+    yield Choice("channels-last", *_turned(learner.model, learner.device))
+    yield Choice("compile", *_compiled(learner))
+
+
+def _fused(learner: Learner) -> tuple[bool, str]:
+    made_by: Any = learner.opt_func
+    kind = getattr(made_by, "func", made_by)
+    name = getattr(kind, "__name__", "the optimizer")
+    device = learner.device.type
+    if device in FUSED_ON.get(kind, ()):
+        return True, f"since torch has {name} in a fused form for {device}"
+    return False, f"since torch has no fused {name} for {device}"
+
+
+def _prefetched(learner: Learner) -> tuple[bool, str]:
+    loader = learner.dls.train
+    if can_be_keyed(loader):
+        return True, "to have the next batch ready in time"
+    return False, f"since a {type(loader).__name__} has its batches its own way"
+
+
+def _turned(model: nn.Module, device: torch.device) -> tuple[bool, str]:
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return False, "since the model has no two-dimensional convolution"
+    if device.type == "cuda":
+        return True, "since GPUs convolve so"
+    return False, f"since convolutions on {device.type} gain little by it"
+
+
+def _compiled(learner: Learner) -> tuple[bool, str]:
+    reason = why_not_compiled("inductor", learner.device)
+    if reason:
+        return False, f"since {reason}"
+    number = sum(parameter.numel() for parameter in learner.model.parameters())
+    if learner.device.type == "cpu" and number < MIN_COMPILED_PARAMETERS:
+        return False, f"since {number:,} parameters would not earn back the compiling"
+    if not num_batches(learner.dls.train):
+        return False, "since nobody knows how many batches there are"
+    return True, f"since {number:,} parameters are worth the wait for the compiler"
+
+
+def callboard_specimens() -> dict[str, Specimen]:
+    """What the conformance suite needs: no lines between its own."""
+    from callboard.testing import Specimen
+
+    return {
+        "fast": Specimen(
+            make=lambda: Fast(show=False),
+            exempt={"removable": "it adds plugins, which stay until they are removed"},
+        )
+    }

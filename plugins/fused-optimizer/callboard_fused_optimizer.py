@@ -1,0 +1,120 @@
+"""Step all weights in one call, where torch has the optimizer in a fused form.
+
+Listens to  before_fit, teardown
+Changes     how the optimizer works out its step: in the same numbers but for rounding
+Source      torch's ``fused`` option of SGD, Adam, AdamW and Adagrad
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from callboard import Callback
+
+# Optimizers that torch has in a fused form, and the devices for which it does.
+FUSED_ON: dict[type[Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("cpu", "cuda", "mps"),
+    torch.optim.Adam: ("cpu", "cuda", "mps"),
+    torch.optim.AdamW: ("cpu", "cuda", "mps"),
+    torch.optim.Adagrad: ("cpu",),
+}
+# What a parameter group says of how its step is worked out.
+HOW = ("fused", "foreach", "capturable", "differentiable")
+
+
+class FusedOptimizer(Callback):
+    """Lets torch's own optimizers update all weights in one call.
+
+    Without it they take a dozen calls, and on a CPU a host read, for each weight. What
+    cannot be fused steps as ever, and ``reason`` says why.
+
+    Attributes:
+        reason: Why the optimizer is not fused; empty where it is.
+    """
+
+    name = "fused-optimizer"
+    role = "modify"
+    stages = ("fit", "lr-find")
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._has_fused = False
+
+    def before_fit(self) -> None:
+        """Fuse the optimizer."""
+        learner = self.learn
+        has_sparse = any(getattr(m, "sparse", False) for m in learner.model.modules())
+        self.reason = why_not(learner.opt, has_sparse=has_sparse)
+        self._has_fused = not self.reason
+        if self._has_fused:
+            fuse(learner.opt)
+
+    def teardown(self) -> None:
+        """Leave the optimizer as it was."""
+        if self._has_fused:
+            self._has_fused = False
+            unfuse(self.learn.opt)
+
+
+def why_not(opt: Optimizer, *, has_sparse: bool = False) -> str:
+    """Why an optimizer cannot be fused; empty where it can.
+
+    Args:
+        opt: The optimizer.
+        has_sparse: Whether gradients of the model may be sparse.
+    """
+    name = type(opt).__name__
+    if type(opt) not in FUSED_ON:
+        known = ", ".join(kind.__name__ for kind in FUSED_ON)
+        return f"torch fuses {known}, and this is {name}"
+    for group in opt.param_groups:
+        for key in HOW[1:]:
+            if group.get(key):
+                return f"{name} was made with {key}"
+    if has_sparse:
+        return "gradients are sparse"
+    for parameter in parameters_of(opt):
+        device = parameter.device.type
+        if device not in FUSED_ON[type(opt)]:
+            return f"torch has no fused {name} on {device}"
+        if not parameter.is_floating_point():
+            return f"a parameter is {parameter.dtype}"
+    return ""
+
+
+def fuse(opt: Optimizer) -> None:
+    """Fuse an optimizer, in place; its state stays."""
+    for group in opt.param_groups:
+        group["fused"] = True
+        _put_step_counts(opt, group["params"], on_device=True)
+
+
+def unfuse(opt: Optimizer) -> None:
+    """Let an optimizer step as it was made to, in place; its state stays."""
+    # Not what stood in the group before: a saved run that goes on brings True along.
+    was_made_fused = opt.defaults.get("fused")
+    for group in opt.param_groups:
+        group["fused"] = was_made_fused
+        if not was_made_fused:
+            _put_step_counts(opt, group["params"], on_device=False)
+
+
+def _put_step_counts(
+    opt: Optimizer, parameters: list[Parameter], *, on_device: bool
+) -> None:
+    # A fused step reads them on a GPU, any other on the CPU.
+    for parameter in parameters:
+        state = opt.state.get(parameter, {})
+        if isinstance(state.get("step"), torch.Tensor):
+            place = parameter.device if on_device else torch.device("cpu")
+            state["step"] = state["step"].to(place)
+
+
+def parameters_of(opt: Optimizer) -> Iterator[Parameter]:
+    """All parameters that an optimizer steps."""
+    for group in opt.param_groups:
+        yield from group["params"]

@@ -239,6 +239,41 @@ def test_a_hookimpl_that_wants_the_learner_is_bound_without_a_frame_of_its_own()
     assert frames == [name]
 
 
+@pytest.mark.parametrize("first_wants_learner", [False, True], ids=["mixed", "alike"])
+def test_of_many_observers_the_one_that_fails_is_reported_and_the_others_go_on(
+    first_wants_learner,
+):
+    seen, reported = [], []
+
+    class Alone(Callback):
+        role = "observe"
+
+        def before_batch(self):
+            seen.append(self)
+
+    class Watches(Callback):
+        role = "observe"
+
+        def before_batch(self, learner):
+            seen.append(self)
+            if self is fails:
+                raise Boom
+
+    first = Watches() if first_wants_learner else Alone()
+    fails, last = Watches(), Watches()
+    observers = [first, fails, last]
+    board = Board(lambda member, event, error: reported.append((member.plugin, event)))
+    board.set_members(
+        [member(plugin, f"plugin-{n}", n) for n, plugin in enumerate(observers)]
+    )
+
+    for call in board.plan(a_learner(), "fit", training=True).before_batch:
+        call()
+
+    assert seen == observers
+    assert reported == [(fails, "before_batch")]
+
+
 def test_a_plugin_that_pluggy_knows_by_its_key_stands_in_running_order():
     class First(Callback):
         run_before = "second"

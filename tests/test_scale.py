@@ -43,6 +43,13 @@ Everywhere = type(
 )
 
 
+EverywhereWithLearner = type(
+    "EverywhereWithLearner",
+    (Callback,),
+    {"role": "observe", **{name: lambda self, learner: None for name in NAMES}},
+)
+
+
 def a_module_everywhere(number):
     module = ModuleType(f"module_{number}")
     module.role = "observe"
@@ -78,17 +85,22 @@ def call_all_with(learner, functions):
         function(learner)
 
 
-@pytest.fixture(scope="module", params=["callbacks", "modules"])
+KINDS = {
+    "methods": lambda number: Everywhere(),
+    "methods that take the learner": lambda number: EverywhereWithLearner(),
+    "functions of modules": a_module_everywhere,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def crowd(request):
     """A thousand observers of every event in a fit, and the same calls in a loop."""
-    are_callbacks = request.param == "callbacks"
-    make = (lambda number: Everywhere()) if are_callbacks else a_module_everywhere
-    observers = [make(number) for number in range(1000)]
+    observers = [KINDS[request.param](number) for number in range(1000)]
     learner = a_learner(observers)
     learner.fit(1)
     functions = [observer.after_step for observer in observers]
     by_hand = partial(call_all_with, learner, functions)
-    if are_callbacks:
+    if request.param == "methods":
         by_hand = partial(call_all, functions)
     return learner._board.plan(learner, "fit", training=True), by_hand
 

@@ -23,6 +23,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 from operator import length_hint
 from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,7 +68,7 @@ ACTION_DEFAULTS: Mapping[str, Callable[[Learner], Any]] = {
 }
 
 
-def skip() -> None:
+def skip(*given: object) -> None:
     """Stand in a running plan for a plugin that was just switched off."""
 
 
@@ -526,18 +527,25 @@ class Board(pluggy.PluginManager):
         self, calls: Calls, learner: Learner, chosen: list[tuple[StandIn, Hookimpl]]
     ) -> Calls:
         """Calls in order; neighbouring observers share one guarded runner."""
-        group: Calls | None = None
-        for stand_in, impl in chosen:
-            member = stand_in.member
-            if not stand_in.is_observer:
-                group = None
-                calls.add(impl.bind(learner), member)
-                continue
-            if group is None:
-                group = self._new_calls(calls.event, calls.stage, calls.training)
-                calls.add(_runner(group, self._report), None)
-            group.add(impl.bind(learner), member)
+        for are_observers, together in groupby(chosen, lambda one: one[0].is_observer):
+            if are_observers:
+                calls.add(self._observing(calls, learner, list(together)), None)
+            else:
+                for stand_in, impl in together:
+                    calls.add(impl.bind(learner), stand_in.member)
         return calls
+
+    def _observing(
+        self, calls: Calls, learner: Learner, observers: list[tuple[StandIn, Hookimpl]]
+    ) -> Call:
+        group = self._new_calls(calls.event, calls.stage, calls.training)
+        # Given by the runner, the learner costs nothing; bound to a method, as much as
+        # the call itself.
+        all_want_it = all(impl.arguments for _, impl in observers)
+        for stand_in, impl in observers:
+            call = impl.called if all_want_it else impl.bind(learner)
+            group.add(call, stand_in.member)
+        return _runner(group, self._report, learner if all_want_it else None)
 
     @contextmanager
     def around_fit(self, learner: Learner) -> Iterator[None]:
@@ -670,17 +678,27 @@ def _first_result(calls: list[Call]) -> Call:
     return first_result
 
 
-def _runner(calls: Calls, report: Report) -> Call:
-    """Call observers; one that raises is reported and the others go on."""
+def _runner(calls: Calls, report: Report, learner: Learner | None) -> Call:
+    """Call observers; one that raises is reported and the others go on.
+
+    Args:
+        calls: The observers' calls.
+        report: Told of the errors.
+        learner: What each call is given; None where they take nothing.
+    """
 
     def run_observers() -> None:
-        waiting = iter(calls)
+        waiting: Iterator[Callable[..., Any]] = iter(calls)
         while True:
             try:
                 # The `try` is around the loop, which so costs what a bare one does; it
                 # goes on behind the call that raised.
-                for call in waiting:
-                    call()
+                if learner is None:
+                    for call in waiting:
+                        call()
+                else:
+                    for call in waiting:
+                        call(learner)
                 return
             except MemoryError:
                 raise

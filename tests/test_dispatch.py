@@ -169,6 +169,41 @@ def test_a_plan_calls_what_pluggy_calls_in_the_same_order_with_the_same_end(
             assert got[1] == expected[1]
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    plugins=plugins,
+    orders=st.lists(st.integers(-2, 2), min_size=6, max_size=6),
+    presences=st.lists(st.sets(st.integers(0, 5)), min_size=1, max_size=5),
+)
+def test_who_joins_and_leaves_stands_where_he_would_if_all_had_joined_at_once(
+    plugins, orders, presences
+):
+    members = []
+    for sequence, impls in enumerate(plugins):
+        plugin = make_plugin([], f"p{sequence}", impls)
+        plugin.order = orders[sequence]
+        members.append(member(plugin, f"p{sequence}", sequence))
+    board, learner = Board(no_report), a_learner()
+
+    for present in presences:
+        together = [members[n] for n in sorted(present) if n < len(members)]
+        board.set_members(together)
+        board.plan(learner, "fit", training=True)
+        at_once = Board(no_report)
+        at_once.set_members(together)
+
+        for event in EVENTS + ACTIONS:
+            assert standing(board, event) == standing(at_once, event)
+
+
+def standing(board, event):
+    """Who pluggy has at an event, and who the plan would call."""
+    registered = [
+        impl.plugin_name for impl in getattr(board.hook, event).get_hookimpls()
+    ]
+    return registered, [(m.key, around) for m, around in board.implementers(event)]
+
+
 def the_loops_own_work():
     def do_predict():
         return OWN_RESULTS["do_predict"]

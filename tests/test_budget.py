@@ -11,6 +11,12 @@ from torch.utils.data import DataLoader, TensorDataset
 import callboard
 from callboard import Callback, Learner
 from callboard.testing import cost_per_step
+from callboard_csv_logger import CSVLogger
+from callboard_early_stopping import EarlyStoppingCallback
+from callboard_progress import ProgressCallback
+from callboard_recorder import Recorder
+from callboard_save_model import SaveModelCallback
+from callboard_schedule import fit_one_cycle
 
 CORE = str(Path(callboard.__file__).parent)
 
@@ -91,6 +97,49 @@ def test_a_further_observer_costs_one_call_for_each_event_that_it_implements():
     two = cost_per_step(lambda n: a_fit(n, [Watcher(), Watcher()]))
 
     assert (two - one).python_calls == pytest.approx(3, abs=0.01)
+
+
+def an_everyday_fit(num_batches, folder):
+    """A fit with the set that most runs have, each with its defaults."""
+    cbs = [Recorder(), ProgressCallback(), CSVLogger()]
+    cbs += [EarlyStoppingCallback("train_loss"), SaveModelCallback("train_loss")]
+    learner = Learner(
+        *(batches(num_batches), nn.Linear(4, 1), nn.functional.mse_loss),
+        *(torch.optim.SGD, 0.01),
+        cbs=cbs,
+        path=folder,
+    )
+    fit_one_cycle(learner, 1)
+
+
+def test_the_everyday_set_costs_at_most_25_calls_and_reads_once_in_64_steps(tmp_path):
+    cost = cost_per_step(lambda num_steps: an_everyday_fit(num_steps, tmp_path))
+    cost -= cost_per_step(bare_loop)
+
+    assert cost.python_calls <= 25
+    assert cost.tensor_operations <= 2
+    assert cost.host_reads <= 0.05
+
+
+def test_an_installed_plugin_that_is_not_active_costs_nothing(shop):
+    plain = cost_per_step(a_fit)
+    source = """
+from callboard import Callback
+
+class Lamp(Callback):
+    role = "observe"
+
+    def after_batch(self):
+        pass
+"""
+    for number in range(20):
+        shop.install(
+            f"shop-lamp-{number}",
+            callbacks={f"lamp-{number}": f"lamp_{number}:Lamp"},
+            modules={f"lamp_{number}": source},
+        )
+
+    assert cost_per_step(a_fit) == plain
 
 
 class NoOp(Callback):

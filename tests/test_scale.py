@@ -1,8 +1,11 @@
 """What many plugins may cost: a call, a change of who takes part, and setting up.
 
-Times are the best of several rounds, since others may be using the machine too.
+Times are the processor's, and the best of several rounds, since others may be using the
+machine too.
 """
 
+import statistics
+import sys
 import time
 from functools import partial
 from types import ModuleType
@@ -66,12 +69,16 @@ def a_learner(cbs=None, num_batches=2):
     )
 
 
+# Windows counts a thread's own time in steps of 15 ms.
+clock = time.perf_counter if sys.platform == "win32" else time.thread_time
+
+
 def best_seconds(run, rounds=7):
     times = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = clock()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
 
 
@@ -118,10 +125,13 @@ def test_a_thousand_observers_are_a_call_each_and_one_for_all_together(crowd):
 def test_a_thousand_observers_take_at_most_half_again_as_long_as_a_loop(crowd):
     plan, by_hand = crowd
 
-    ours = best_seconds(lambda: call_all(plan.after_step), rounds=60)
-    bare = best_seconds(by_hand, rounds=60)
+    ratios = []
+    for _ in range(20):
+        ours = best_seconds(lambda: call_all(plan.after_step), rounds=20)
+        ratios.append(ours / best_seconds(by_hand, rounds=20))
 
-    assert ours <= 1.5 * bare
+    # Measured: 1.0 to 1.25.
+    assert statistics.median(ratios) <= 1.5
 
 
 @pytest.mark.parametrize(("kind", "milliseconds"), [(Ordinary, 2), (Everywhere, 5)])
@@ -136,7 +146,7 @@ def test_joining_and_leaving_a_fit_of_a_hundred_replans_within_milliseconds(
             joining.append(best_seconds(lambda: learner.add_cb(newcomer), rounds=1))
             leaving.append(best_seconds(lambda: learner.remove_cb(newcomer), rounds=1))
 
-    a_learner([*(kind() for _ in range(100)), Changes()], num_batches=10).fit(1)
+    a_learner([*(kind() for _ in range(100)), Changes()], num_batches=30).fit(1)
 
     assert min(joining) < milliseconds / 1000
     assert min(leaving) < milliseconds / 1000

@@ -511,6 +511,31 @@ def test_check_finds_a_conflict_among_what_would_be_active_together(lamps):
     assert "conflicts with lamp" in run("plugins", "check", code=1).stdout
 
 
+def test_check_brings_what_a_plugin_requires(lamps):
+    lamps.install(
+        "shop-shade",
+        callbacks={"shade": "shop_shade:Shade", "stand": "shop_shade:Stand"},
+        modules={
+            "shop_shade": "from callboard import Callback\n"
+            "class Stand(Callback):\n    name = 'stand'\n    requires = 'lamp'\n"
+            "class Shade(Callback):\n    name = 'shade'\n    requires = ('stand',)\n"
+        },
+    )
+
+    run("plugins", "check", "shade", "--quick")
+
+    lamps.install(
+        "shop-bulb",
+        callbacks={"bulb": "shop_bulb:Bulb"},
+        modules={
+            "shop_bulb": "from callboard import Callback\n"
+            "class Bulb(Callback):\n    name = 'bulb'\n    requires = 'socket'\n"
+        },
+    )
+    checked = run("plugins", "check", "bulb", "--quick", code=1)
+    assert "requires 'socket', which is not" in checked.stdout
+
+
 def test_what_check_has_found_is_listed_as_broken_until_it_is_mended(lamps):
     check_source(lamps, "int('x')\nclass Odd: ...")
     assert "ValueError" in listed()["odd"]["reason"]

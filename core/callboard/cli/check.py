@@ -25,6 +25,7 @@ from callboard.status import status_of
 from callboard.verdicts import remember, remember_failure
 
 if TYPE_CHECKING:
+    from callboard.activation import ActivePlugin
     from callboard.testing.conformance import Report as Trial
 
 HANG = " " * 7
@@ -272,15 +273,26 @@ def _faults_together(
     except CallboardError as error:
         if not chosen or chosen & {*getattr(error, "ring", ())}:
             yield str(error)
-    added = [
-        plugin
-        for plugin in usable(configuration)
-        if plugin.name in chosen or plugin.name in configuration.enabled
-    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # who is broken has been told already
         members = list(automatic(configuration))
+    added = _with_required(chosen | {*configuration.enabled}, members, configuration)
     try:
-        joined(members, gathered(added)[0], configuration)
+        joined(members, added, configuration)
     except CallboardError as error:
         yield str(error)
+
+
+def _with_required(
+    names: set[str], present: Sequence[ActivePlugin], configuration: Configuration
+) -> list[ActivePlugin]:
+    """Specimens of these plugins, and of those that they require, where installed."""
+    there = {member.name for member in present}
+    others = {p.name for p in usable(configuration)} - there
+    while True:
+        named = [plugin for plugin in usable(configuration) if plugin.name in names]
+        members = gathered(named)[0]
+        required = {target for m in members for target in m.targets("requires")}
+        if not (lacking := required & others - names):
+            return members
+        names = names | lacking

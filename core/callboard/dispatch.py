@@ -399,18 +399,20 @@ class Board(pluggy.PluginManager):
             self._is_joining_last = False
 
     def _place_of_registered(self, wanted: list[StandIn]) -> tuple[int, int]:
-        """From where to where what is registered already stands in the wanted order."""
-        still_wanted = set(wanted)
-        registered = [s for s in self._registered if s in still_wanted]
-        start = 0
-        if registered and not any(s.forced_events for s in wanted):
-            start = wanted.index(registered[0])
-        end = start
-        for one, other in zip(registered, wanted[start:], strict=False):
-            if one is not other:
-                break
-            end += 1
-        return start, end
+        """From where to where most of those who are registered stand as wanted."""
+        places = {stand_in: place for place, stand_in in enumerate(self._registered)}
+        all_join_first = any(stand_in.forced_events for stand_in in wanted)
+        longest, start, latest = (0, 0), 0, -1
+        for number, stand_in in enumerate(wanted):
+            place = places.get(stand_in, -1)
+            if place <= latest:  # not registered, or before the one before him
+                if all_join_first:
+                    break
+                start = number if place >= 0 else number + 1
+            latest = place
+            if number + 1 - start > longest[1] - longest[0]:
+                longest = start, number + 1
+        return longest
 
     def _check_against_pluggy(
         self, order: Order, stand_ins: Mapping[str, StandIn]

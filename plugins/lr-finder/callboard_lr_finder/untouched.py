@@ -31,11 +31,17 @@ NOT_A_CALLBACKS_OWN = ("learn", "_learn_ref", "rng")
 
 
 @contextmanager
-def untouched_training(learner: Learner) -> Iterator[None]:
+def untouched_training(
+    learner: Learner, *, asked_by: str = "lr-finder"
+) -> Iterator[None]:
     """Leave model, loss and optimizer as they were: values, gradients, hypers.
 
     Also every plain attribute of their modules, as the hidden state of a recurrent
     network. Memory: a copy of weights and optimizer on the CPU.
+
+    Args:
+        learner: Whose training it is.
+        asked_by: Name of the plugin that an error is told in.
 
     Raises:
         OptionError: The model has parameters without a shape yet.
@@ -49,7 +55,7 @@ def untouched_training(learner: Learner) -> Iterator[None]:
         if learner.opt is not None:
             stack.callback(keep_optimizer(learner.opt))
         for module in modules:
-            stack.callback(keep_module(module))
+            stack.callback(keep_module(module, asked_by))
         yield
 
 
@@ -91,14 +97,14 @@ def put_back_entries(
             entries[key] = value
 
 
-def keep_module(module: nn.Module) -> PutBack:
+def keep_module(module: nn.Module, asked_by: str) -> PutBack:
     """What puts a module's own parameters, buffers and attributes back."""
     own = [*module._parameters.items(), *module._buffers.items()]
     for name, tensor in own:
         if tensor is not None and is_lazy(tensor):
             raise OptionError(
-                f"lr-finder: {type(module).__name__}.{name} has no shape yet; call the "
-                "model on one batch first, then its weights can be put back."
+                f"{asked_by}: {type(module).__name__}.{name} has no shape yet; call "
+                "the model on one batch first, then its weights can be put back."
             )
     tensors = [keep_tensor(tensor) for _, tensor in own if tensor is not None]
     before = dict(vars(module))

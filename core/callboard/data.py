@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from callboard.errors import CallboardWarning, DataError, OptionError
 from callboard.keyed import (
@@ -290,13 +290,17 @@ def _streams_of_use(learner: Learner) -> list[SetStream]:
 def streams_held(learner: Learner) -> list[Stream]:
     """The random streams that the loss, the model and plugins hold.
 
-    Those of observers are their own, and so is ``self.rng`` of any plugin.
+    Those of observers are their own, and so is ``self.rng`` of any plugin; a loader that
+    a plugin holds is set where it runs.
     """
     plugins = [m.plugin for m in learner._board.members.values() if m.role != "observe"]
     streams = [getattr(plugin, "__dict__", {}).get("rng") for plugin in plugins]
     loaders = (learner.dls, learner.dls.train, learner.dls.valid)
-    left_out = (learner, learner.opt, *loaders, *streams)
-    return own_streams(learner.loss_func, learner.model, *plugins, left_out=left_out)
+    return own_streams(
+        *(learner.loss_func, learner.model, *plugins),
+        left_out=(learner, learner.opt, *loaders, *streams),
+        without=(DataLoader, Dataset, Sampler),
+    )
 
 
 def _complain_of_no_batches(learner: Learner) -> None:

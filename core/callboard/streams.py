@@ -97,12 +97,15 @@ def put_back(streams: Iterable[Stream]) -> Iterator[None]:
             stream.set_state(state)
 
 
-def own_streams(*roots: object, left_out: Iterable[object] = ()) -> list[Stream]:
+def own_streams(
+    *roots: object, left_out: Iterable[object] = (), without: tuple[type, ...] = ()
+) -> list[Stream]:
     """The random streams that objects hold, in an order that hangs on these alone.
 
     Args:
         roots: Where to look.
         left_out: What is not looked at, nor what only these hold.
+        without: The same for all objects of these types.
     """
     found: list[Stream] = []
     known = [*_global_objects(), *left_out]
@@ -111,7 +114,7 @@ def own_streams(*roots: object, left_out: Iterable[object] = ()) -> list[Stream]
     num_left = MOST_OBJECTS
     while waiting and num_left:
         held = waiting.popleft()
-        if isinstance(held, LEAVES) or held is None or id(held) in seen:
+        if isinstance(held, (*LEAVES, *without)) or held is None or id(held) in seen:
             continue
         if type(held).__module__ == SAMPLERS:  # their generators are the loader's
             continue

@@ -292,7 +292,8 @@ def _with_required(
     while True:
         named = [plugin for plugin in usable(configuration) if plugin.name in names]
         members = gathered(named)[0]
-        required = {target for m in members for target in m.targets("requires")}
+        targets = [target for m in members for target in m.targets("requires")]
+        required = {target for target in targets if isinstance(target, str)}
         if not (lacking := required & others - names):
             return members
         names = names | lacking

@@ -29,6 +29,12 @@ INPUTS = torch.linspace(-1, 1, 64).reshape(32, 2)
 LABELS = (INPUTS.sum(1) > 0).long()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def own_client():
+    """The client reads its settings once a process: not those of a test before."""
+    wandb.teardown()
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     """wandb writes to the disk, says nothing, and finds no run of another test."""

@@ -290,8 +290,8 @@ def _streams_of_use(learner: Learner) -> list[SetStream]:
 def streams_held(learner: Learner) -> list[Stream]:
     """The random streams that the loss, the model and plugins hold.
 
-    Those of observers are their own, and so is ``self.rng`` of any plugin; a loader that
-    a plugin holds is set where it runs.
+    Those of observers are their own, and so is ``self.rng`` of any plugin. A loader
+    that a plugin holds is set where it runs.
     """
     plugins = [m.plugin for m in learner._board.members.values() if m.role != "observe"]
     streams = [getattr(plugin, "__dict__", {}).get("rng") for plugin in plugins]

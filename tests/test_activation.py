@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 
 import pytest
@@ -374,6 +375,14 @@ def test_plugins_that_conflict_are_refused_together(lamps):
         conflicts_with = "lamp"
 
     with pytest.raises(ActivationError, match=r"dark.*conflicts with.*lamp"):
+        a_learner(Dark)
+
+
+def test_a_conflict_is_refused_with_the_reason_that_was_declared(lamps):
+    class Dark(Callback):
+        conflicts_with: Mapping[str, str] = {"lamp": "it is not dark"}
+
+    with pytest.raises(ActivationError, match=r"lamp.*, since it is not dark"):
         a_learner(Dark)
 
 

@@ -131,6 +131,11 @@ class ActivePlugin:
                 )
         return targets
 
+    def why_not_with(self, target: str | type) -> str:
+        """Why it conflicts with what it names; empty where it does not say."""
+        declared = getattr(self.plugin, "conflicts_with", ())
+        return str(declared[target]) if isinstance(declared, Mapping) else ""
+
     def check_declarations(self) -> None:
         """Raise ActivationError where a constraint or ``order`` is none."""
         for declaration in DECLARATIONS:
@@ -455,11 +460,16 @@ def check_requirements(
         for target in member.targets("conflicts_with"):
             for other in matching(members, target):
                 if other is not member:
-                    raise ActivationError(
-                        f"{member.label} declares that it conflicts with "
-                        f"{other.label}, and both were asked for ({member.reason}; "
-                        f"{other.reason}). Leave one of them out."
-                    )
+                    raise ActivationError(_clash(member, target, other))
+
+
+def _clash(member: ActivePlugin, target: str | type, other: ActivePlugin) -> str:
+    why = member.why_not_with(target).rstrip(".")
+    return (
+        f"{member.label} declares that it conflicts with {other.label}"
+        f"{why and f', since {why}'}, and both were asked for ({member.reason}; "
+        f"{other.reason}). Leave one of them out."
+    )
 
 
 def _unmet(

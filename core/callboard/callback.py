@@ -154,7 +154,8 @@ class Callback:
         run_before: Names or classes of plugins that it must run before.
         run_after: Names or classes of plugins that it must run after.
         requires: Names or classes of plugins that must be active too.
-        conflicts_with: Names or classes of plugins that must not be active too.
+        conflicts_with: Names or classes of plugins that must not be active too; a
+            mapping of them says why not: ``{"mixup": "both would mix the batch"}``.
         role: ``"observe"``, ``"control"`` or ``"modify"``.
         ranks: In which of several processes it runs: ``"main"``, the first of them, or
             ``"all"``. Default: main for an observer, all for the other roles. What runs
@@ -171,7 +172,7 @@ class Callback:
     run_before: Target = ()
     run_after: Target = ()
     requires: Target = ()
-    conflicts_with: Target = ()
+    conflicts_with: Target | Mapping[Any, str] = ()
     role: Role = "modify"
     ranks: Ranks | None = None
     stages: Sequence[str] = ("fit",)

@@ -269,7 +269,10 @@ def _relations(
     ]
     if needing:
         yield "required by", ", ".join(needing)
-    clashes = [_target_name(t) for t in member.targets("conflicts_with")]
+    clashes = []
+    for target in member.targets("conflicts_with"):
+        why = member.why_not_with(target)
+        clashes.append(f"{_target_name(target)}{why and f' ({why})'}")
     if clashes:
         yield "conflicts with", ", ".join(clashes)
 

@@ -9,7 +9,7 @@ Source      Yun et al. 2019, arXiv:1905.04899; one box and one share for all ite
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -100,7 +100,7 @@ class CutMix(MixHandler):
     """
 
     name = "cutmix"
-    conflicts_with = "mixup"
+    conflicts_with: Mapping[str, str] = {"mixup": "both would mix the labels"}
     usual_alpha = 1.0
 
     def __init__(self, alpha: float = 1.0) -> None:

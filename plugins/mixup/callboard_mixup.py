@@ -228,7 +228,7 @@ class MixUp(MixHandler):
     """
 
     name = "mixup"
-    conflicts_with = "cutmix"
+    conflicts_with: Mapping[str, str] = {"cutmix": "both would mix the labels"}
 
     def __init__(self, alpha: float = 0.4) -> None:
         super().__init__(alpha)

@@ -42,8 +42,6 @@ class ReduceLROnPlateau(TrackerCallback):
     """
 
     name = "reduce-lr-on-plateau"
-    # A schedule sets the rate before every batch, and would undo each reduction.
-    conflicts_with = "schedule"
 
     def __init__(
         self,

@@ -286,6 +286,11 @@ class ParamScheduler(Callback):
     def __init__(self, scheds: Mapping[str, Schedule] | None = None) -> None:
         # Not required, so that who asks for it by name gets a message that helps.
         self.scheds = _checked(scheds)
+        if "lr" in self.scheds:
+            self.conflicts_with = {
+                "reduce-lr-on-plateau": "the schedule sets the learning rate before "
+                "every batch, and would undo each reduction"
+            }
         self._opt: Optimizer | None = None
         self._num_groups = 0
         self._targets: list[Target] = []

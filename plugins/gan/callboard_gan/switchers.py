@@ -37,7 +37,9 @@ class FixedGANSwitcher(Callback):
     stages = ("fit", "lr-find")
     requires = "gan-trainer"
     run_after = "gan-trainer"
-    conflicts_with = "adaptive-gan-switcher"
+    conflicts_with: Mapping[str, str] = {
+        "adaptive-gan-switcher": "both would say when a turn ends"
+    }
 
     def __init__(self, n_crit: Turn = 1, n_gen: Turn = 1) -> None:
         for option, turn in (("n_crit", n_crit), ("n_gen", n_gen)):

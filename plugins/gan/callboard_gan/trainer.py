@@ -102,7 +102,11 @@ class GANTrainer(Callback):
     name = "gan-trainer"
     role = "modify"
     stages = ("fit", "validate", "predict", "lr-find")
-    conflicts_with = ("cutmix", "gradient-accumulation", "mixup")
+    conflicts_with: Mapping[str, str] = {
+        "cutmix": "a real item is no label, to be mixed as the input is",
+        "gradient-accumulation": "its windows would span turns of both networks",
+        "mixup": "a real item is no label, to be mixed as the input is",
+    }
 
     def __init__(
         self,

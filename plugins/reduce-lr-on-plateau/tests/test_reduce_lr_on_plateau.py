@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from callboard import Callback, Learner
 from callboard.errors import ActivationError, OptionError
 from callboard_recorder import Recorder
 from callboard_reduce_lr_on_plateau import ReduceLROnPlateau
-from callboard_schedule import ParamScheduler, SchedCos
+from callboard_schedule import ParamScheduler, SchedCos, SchedLin
 
 
 class Publish(Callback):
@@ -32,6 +33,18 @@ class Publish(Callback):
 
     def checkpoint(self):
         self.states.append(copy.deepcopy(self.learn.state_dict()))
+
+
+class Moms(Callback):
+    role = "observe"
+    run_after = "schedule"
+
+    def __init__(self, moms):
+        self.moms = moms
+
+    def before_batch(self):
+        if self.training and self.iter == 0:
+            self.moms.append(self.opt.param_groups[0]["momentum"])
 
 
 def make(*cbs, **options):
@@ -117,8 +130,21 @@ def test_a_resumed_run_falls_where_the_whole_one_does(number):
 def test_a_schedule_that_would_undo_it_is_refused():
     schedule = ParamScheduler({"lr": SchedCos(0.1, 0.0)})
 
-    with pytest.raises(ActivationError, match="reduce-lr-on-plateau"):
+    with pytest.raises(ActivationError, match=r"plateau.*would undo each reduction"):
         make(Recorder(), ReduceLROnPlateau()).fit(1, cbs=schedule)
+
+
+def test_a_schedule_that_leaves_the_rate_alone_may_run_beside_it():
+    publish, moms = Publish(1.0, 1.0, 1.0), []
+    schedule = ParamScheduler({"mom": SchedLin(0.9, 0.6)})
+    sgd = partial(torch.optim.SGD, momentum=0.9)
+    learner = make(publish, ReduceLROnPlateau("score", "min"), opt_func=sgd)
+
+    learner.fit(3, 1e-2, cbs=[schedule, Moms(moms)])
+
+    # The rate falls behind epoch 1, while momentum goes down over the whole run.
+    assert [rates[0] for rates in publish.rates] == pytest.approx([1e-2, 1e-2, 1e-3])
+    assert moms == pytest.approx([0.9, 0.8, 0.7])
 
 
 @pytest.mark.parametrize(

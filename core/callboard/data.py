@@ -229,15 +229,16 @@ def _loader(
         num_done: How many batches are left out.
         place: What the loader itself said of its place, if it does.
     """
-    loader, base = learner.dl, keys[0]
+    loader, (base, common) = learner.dl, keys
     if can_be_keyed(loader):
-        return _twin_of(learner, loader).started_from(base, num_done, keys[1])
+        return _twin_of(learner, loader).started_from(base, num_done, common)
     if isinstance(loader, list | tuple):
         return loader[num_done:] if num_done else loader
     if place is not None:
         loader.load_state_dict(place)
     num_to_drop = 0 if place is not None else num_done
-    return _built_with_keyed_draws(loader, base, num_done - num_to_drop, num_to_drop)
+    # Its order may hang on any draw, and must be one order in every process.
+    return _built_with_keyed_draws(loader, common, num_done - num_to_drop, num_to_drop)
 
 
 def _built_with_keyed_draws(

@@ -210,9 +210,16 @@ def reporter(learner: Learner) -> Report:
 def observer_failed(
     learner: Learner, member: ActivePlugin, event: str, error: Exception
 ) -> None:
-    """Report an observer once and switch it off for the rest of the fit."""
+    """Report an observer once and switch it off for the rest of the fit.
+
+    One that runs in every process ends the fit instead where there are several: it may
+    have failed in this one alone, and the others would wait for its share for ever.
+    """
     if member.has_failed:  # it is torn down all the same
         return
+    if learner.world_size > 1 and member.ranks == "all":
+        error.add_note(place_in_words(learner, member, event))
+        raise error
     distribution = " ".join(part for part in member.origin if part)
     text = f"{type(error).__name__}: {error}"
     learner.record.failures.append(

@@ -7,6 +7,7 @@ evaluation changes for its own sake is put back, however it ends.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -777,9 +778,9 @@ class Learner:
             return
         has_stopped = self.stop_reason is not None
         if self._non_finite is None and not has_stopped and self.position[1]:
-            loss = self.loss.detach().mean()
-            if not bool(torch.isfinite(loss)):
-                self.note_non_finite(self.train_iter, float(loss))
+            [loss] = self._processes.sum([float(self.loss.detach().mean())])
+            if not math.isfinite(loss):
+                self.note_non_finite(self.train_iter, loss)
         if self._non_finite is not None and self.on_non_finite == "raise":
             raise faults.non_finite(self, *self._non_finite)
 

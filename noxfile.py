@@ -22,6 +22,7 @@ DIST = ROOT / "dist"
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
 PROOFS = ("kill", "every_event", "crash_points", "fuzz", "full_disk", "long_run")
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+FASTAI = "fastai==2.8.12"
 CONSTRAINTS = ("--constraint", "constraints.txt")
 BIN = "Scripts" if os.name == "nt" else "bin"
 
@@ -123,6 +124,18 @@ def bench(session: nox.Session) -> None:
 def reliability(session: nox.Session, proof: str) -> None:
     """Prove that runs survive; ``nox -s reliability`` runs all proofs, in 3 minutes."""
     run_in_dev(session, "python", "-m", f"reliability.{proof}", *session.posargs)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Compare with fastai; ``-- write`` writes docs/fastai-parity.md anew."""
+    install_everything(session)
+    session.install(*CONSTRAINTS, *dependency_group("parity"))
+    # It asks for torchvision and spaCy, which none of its callbacks needs.
+    session.install("--no-deps", FASTAI)
+    session.run(
+        *("python", "-m", "parity", *session.posargs), env={"OMP_NUM_THREADS": "1"}
+    )
 
 
 @nox.session(reuse_venv=False)

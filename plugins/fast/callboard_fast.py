@@ -113,6 +113,8 @@ def _turned(model: nn.Module, device: torch.device) -> tuple[bool, str]:
 
 
 def _compiled(learner: Learner) -> tuple[bool, str]:
+    if "parallel-trainer" in learner.cbs:
+        return False, "since parallel-trainer predicts in the model's place"
     reason = why_not_compiled("inductor", learner.device)
     if reason:
         return False, f"since {reason}"

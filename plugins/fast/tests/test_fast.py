@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callboard import Learner
+from callboard import Callback, Learner
 from callboard_compile import Compile
 from callboard_fast import Fast, choices
 
@@ -91,3 +91,14 @@ def test_what_is_active_already_stays_as_it_is(monkeypatch):
     learner = make(own, Fast(show=False), model=nn.Linear(1024, 1024))
 
     assert [c for c in learner.cbs if isinstance(c, Compile)] == [own]
+
+
+def test_nothing_is_compiled_beside_what_predicts_in_the_models_place(monkeypatch):
+    class ParallelTrainer(Callback):
+        pass
+
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+
+    learner = make(ParallelTrainer(), model=nn.Linear(1024, 1024))
+
+    assert "compile: off, since parallel-trainer" in "".join(map(str, choices(learner)))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from callboard import Callback, Learner
 from callboard.errors import CallboardWarning, OptionError, StateError
 from callboard.testing import assert_same_run, tiny_learner
+from callboard_checkpoint import CheckpointCallback
 from callboard_csv_logger import CSVLogger
 from callboard_early_stopping import EarlyStoppingCallback
 from callboard_mixup import MixUp
@@ -422,6 +423,44 @@ def test_streams_that_anybody_holds_go_on_where_they_were(who, num_workers, vali
         resumed.fit(2, cbs=cbs, resume=state, resume_policy="ignore")
 
         assert_same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_streams_that_somebody_holds_stand_in_checkpoints(tmp_path):
+    def learner(path, *cbs):
+        torch.manual_seed(0)
+        return Learner(
+            loader_of(shuffle=True),
+            nn.Sequential(nn.Linear(3, 3), DrawingModule()),
+            DrawingLoss(),
+            cbs=[DrawingPlugin(), CheckpointCallback("1 step", async_=False), *cbs],
+            path=path,
+            seed=1,
+        )
+
+    class Fails(Callback):
+        def after_loss(self):
+            if self.learn.train_iter == 5:
+                raise ArithmeticError
+
+    whole = learner(tmp_path / "whole")
+    whole.fit(2)
+    with pytest.raises(ArithmeticError):
+        learner(tmp_path / "failed", Fails()).fit(2)
+
+    resumed = learner(tmp_path / "failed")
+    resumed.fit(2, resume="auto", resume_policy="ignore")
+
+    assert_same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_states_of_streams_that_do_not_fit_are_refused():
+    learner = make_plain([(torch.randn(2, 3), torch.tensor([0, 1]))])
+    learner.model.stream = random.Random(0)
+    state = learner.state_dict()
+    state["held_streams"]["model"] = [[1, 2, 3]]
+
+    with pytest.raises(StateError, match="random streams that model holds"):
+        learner.load_state_dict(state)
 
 
 def test_an_error_in_load_state_dict_names_the_plugin():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # What the copy has of its own from the start.
 MADE_ANEW = (
-    *("_board", "_known_lengths", "_keyed_twins", "_switches_before", "_held_streams"),
+    *("_board", "_known_lengths", "_keyed_twins", "_switches_before"),
     *("_processes", "plan"),
 )
 AT_REST: Mapping[str, Any] = {

@@ -36,7 +36,6 @@ from callboard.streams import (
     SetStream,
     Stream,
     all_streams,
-    apart,
     global_streams,
     own_streams,
 )
@@ -285,23 +284,29 @@ def _streams_of_use(learner: Learner) -> list[SetStream]:
         streams.append(torch.cuda.default_generators[device.index].manual_seed)
     elif device.type == "mps":
         streams.append(torch.mps.manual_seed)
-    return [*streams, *apart(learner._held_streams)]
+    return streams
 
 
-def streams_held(learner: Learner) -> list[Stream]:
-    """The random streams that the loss, the model and plugins hold.
+def streams_held(learner: Learner) -> dict[str, list[Stream]]:
+    """The random streams that the loss, the model and plugins hold, by who holds them.
 
     Those of observers are their own, and so is ``self.rng`` of any plugin. A loader
     that a plugin holds is set where it runs.
     """
-    plugins = [m.plugin for m in learner._board.members.values() if m.role != "observe"]
-    streams = [getattr(plugin, "__dict__", {}).get("rng") for plugin in plugins]
+    members = [m for m in learner._board.members.values() if m.role != "observe"]
+    holders = {f"plugin {member.key}": member.plugin for member in members}
+    holders = {"loss_func": learner.loss_func, "model": learner.model, **holders}
+    own = [getattr(holder, "__dict__", {}).get("rng") for holder in holders.values()]
     loaders = (learner.dls, learner.dls.train, learner.dls.valid)
-    return own_streams(
-        *(learner.loss_func, learner.model, *plugins),
-        left_out=(learner, learner.opt, *loaders, *streams),
-        without=(DataLoader, Dataset, Sampler),
-    )
+    known = (learner, learner.opt, *loaders, *own, *holders.values())
+    return {
+        name: own_streams(
+            holder,
+            left_out=[each for each in known if each is not holder],
+            without=(DataLoader, Dataset, Sampler),
+        )
+        for name, holder in holders.items()
+    }
 
 
 def _complain_of_no_batches(learner: Learner) -> None:

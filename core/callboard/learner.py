@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,7 @@ from callboard.state import (
     derive_seed,
     untouched_random_state,
 )
-from callboard.streams import Stream, put_back
+from callboard.streams import put_back
 from callboard.watching import Watcher
 
 Callbacks = Any
@@ -180,7 +181,6 @@ class Learner:
         self._processes = processes.alone()
         self.plan = Plan()
         self._switches_before: list[tuple[Callback, dict[str, bool]]] = []
-        self._held_streams: list[Stream] = []
         self._known_lengths: weakref.WeakKeyDictionary[Any, int]
         self._known_lengths = weakref.WeakKeyDictionary()
         self._keyed_twins: weakref.WeakKeyDictionary[Any, KeyedTwin]
@@ -619,7 +619,6 @@ class Learner:
         for member in self._board.members.values():
             _hold(member.plugin, None)
         self.plan = Plan()
-        self._held_streams = []
         self.dl = None
         self.xb, self.yb, self.pred, self._loss_grad = (), (), None, None
         if isinstance(self.loss, Tensor):
@@ -646,7 +645,6 @@ class Learner:
         for epoch in range(self.epoch, self.n_epoch):
             if self.stop_reason is not None:
                 return
-            self._held_streams = data.streams_held(self)
             data.seed_epoch(self, epoch)
             yield epoch
 
@@ -814,11 +812,10 @@ class Learner:
         streams = {key: s.get_state() for key, s in self._streams.items()}
         modes = [(module, module.training) for module in self.model.modules()]
         try:
-            if not self._depth:
-                self._held_streams = data.streams_held(self)
+            held = data.streams_held(self)
             with (
                 untouched_random_state(),
-                put_back(self._held_streams),
+                put_back(chain.from_iterable(held.values())),
                 self._running(stage),
             ):
                 self.results, self.stop_reason = {}, None

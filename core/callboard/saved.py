@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from callboard.data import streams_held
 from callboard.errors import StateError
 from callboard.keyed import keeps_its_place
 from callboard.lock import environment, lock_of
 from callboard.state import RandomStream, derive_seed
+from callboard.streams import put_at, states_of
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
@@ -29,6 +31,7 @@ SHAPE: dict[str, Any] = {
     "loop": Mapping,
     "plugins": Mapping,
     "streams": Mapping,
+    "held_streams": Mapping,
     "lock": Sequence,
     "environment": Mapping,
 }
@@ -78,6 +81,11 @@ def state_of(learner: Learner) -> dict[str, Any]:
         "loader": _state_of_loader(learner),
         "plugins": plugins,
         "streams": {key: s.get_state() for key, s in learner._streams.items()},
+        "held_streams": {
+            holder: states_of(streams)
+            for holder, streams in streams_held(learner).items()
+            if streams
+        },
         "lock": lock_of(learner),
         "environment": environment(learner),
     }
@@ -195,12 +203,27 @@ def restore(
                 continue
             error.add_note(f"callboard: in load_state_dict of {member.label}")
             raise
+    _restore_held(learner, state["held_streams"])
     for key in {**learner._streams, **state["streams"]}:
         stream = learner._streams.setdefault(key, RandomStream())
         if key in state["streams"]:
             stream.set_state(state["streams"][key])
         else:  # nobody had drawn from it yet
             stream.manual_seed(derive_seed(learner.seed, "plugin", key))
+
+
+def _restore_held(learner: Learner, states: Mapping[str, Any]) -> None:
+    held = streams_held(learner)
+    for holder, there in states.items():
+        streams = held.get(holder, [])
+        if len(streams) != len(there):  # it is another one now
+            continue
+        try:
+            put_at(streams, there)
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            raise StateError(
+                f"The random streams that {holder} holds do not fit this state: {error}"
+            ) from error
 
 
 def _has_state(plugin: object) -> bool:

@@ -40,6 +40,7 @@ LIBRARIES = (
 )
 LEAVES = (str, bytes, bytearray, int, float, complex, type, ModuleType, torch.Tensor)
 OF_MODULES = frozenset(vars(torch.nn.Module()))
+ARRAY = "array of"
 SAMPLERS = "torch.utils.data.sampler"
 
 SetStream = Callable[[int], object]
@@ -64,15 +65,11 @@ def global_streams() -> list[SetStream]:
 
 def all_streams(*roots: object) -> list[SetStream]:
     """What sets the global streams, and those that these objects hold."""
-    return [*global_streams(), *apart(own_streams(*roots))]
-
-
-def apart(streams: Iterable[Stream]) -> list[SetStream]:
-    """What sets each of these streams, so that no two draw the same from one seed."""
-    return [
+    own = [
         partial(_set_apart, stream.set, number * BETWEEN_STREAMS)
-        for number, stream in enumerate(streams, 1)
+        for number, stream in enumerate(own_streams(*roots), 1)
     ]
+    return [*global_streams(), *own]
 
 
 def _set_apart(set_stream: SetStream, offset: int, seed: int) -> None:
@@ -95,6 +92,41 @@ def put_back(streams: Iterable[Stream]) -> Iterator[None]:
     finally:
         for stream, state in before:
             stream.set_state(state)
+
+
+def states_of(streams: Iterable[Stream]) -> list[Any]:
+    """Where streams are: plain data and tensors."""
+    return [_plain(stream.get_state()) for stream in streams]
+
+
+def put_at(streams: Iterable[Stream], states: Iterable[Any]) -> None:
+    """Put streams where ``states_of`` has found them.
+
+    Raises:
+        ValueError, TypeError: A state is none, or of another kind of stream.
+    """
+    for stream, state in zip(streams, states, strict=True):
+        stream.set_state(_as_it_was(state))
+
+
+def _plain(state: Any) -> Any:
+    if isinstance(state, Mapping):
+        return {name: _plain(part) for name, part in state.items()}
+    if isinstance(state, list | tuple):
+        return [_plain(part) for part in state]
+    if hasattr(state, "tolist") and not isinstance(state, torch.Tensor):
+        return {ARRAY: str(state.dtype), "values": state.tolist()}
+    return state
+
+
+def _as_it_was(state: Any) -> Any:
+    if isinstance(state, Mapping) and ARRAY in state:
+        return sys.modules["numpy"].array(state["values"], state[ARRAY])
+    if isinstance(state, Mapping):
+        return {name: _as_it_was(part) for name, part in state.items()}
+    if isinstance(state, list | tuple):
+        return tuple(_as_it_was(part) for part in state)
+    return state
 
 
 def own_streams(

@@ -23,6 +23,10 @@ PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.tom
 PROOFS = ("kill", "every_event", "crash_points", "fuzz", "full_disk", "long_run")
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 FASTAI = "fastai==2.8.12"
+EVERYDAY = (
+    *("csv-logger", "early-stopping", "progress", "recorder", "save-model"),
+    *("schedule", "tracker"),
+)
 CONSTRAINTS = ("--constraint", "constraints.txt")
 BIN = "Scripts" if os.name == "nt" else "bin"
 
@@ -113,10 +117,28 @@ def docs(session: nox.Session) -> None:
     session.run("mkdocs", *(session.posargs or ["build"]))
 
 
-@nox.session(venv_backend="none", requires=["dev"])
+@nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the loop's overhead against a bare PyTorch loop."""
-    run_in_dev(session, "python", "benchmarks/overhead.py", *session.posargs)
+    """Measure beside other loops; ``-- write`` writes docs/benchmarks.md anew.
+
+    Who cannot be installed is left out and said to be. It takes half an hour, on a
+    machine that does nothing else; ``-- --quick`` a quarter of that.
+    """
+    session.install(
+        *(*CONSTRAINTS, *dependency_group("build"), *dependency_group("parity")),
+        *("matplotlib>=3.8", *everyday_requirements()),
+    )
+    session.install("--no-deps", FASTAI)
+    for peer in dependency_group("peers"):
+        session.install(*CONSTRAINTS, peer, success_codes=[0, 1])
+    # As copies: an editable puts a folder on sys.path, and accelerate looks through all
+    # folders, at every step, for a module that is not there.
+    copies = ["--no-build-isolation", "--no-deps", "--force-reinstall", "."]
+    session.install(*copies, *(f"./plugins/{name}" for name in EVERYDAY))
+    session.run(
+        *("python", "-m", "benchmarks", *session.posargs),
+        env={"OMP_NUM_THREADS": "1", "CALLBOARD_AUTOLOAD": "0"},
+    )
 
 
 @nox.session(venv_backend="none", requires=["dev"])

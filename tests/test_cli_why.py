@@ -216,11 +216,33 @@ def test_a_name_that_two_claim_says_who(train, shop):
         assert rival in answer["reason"]
 
 
-def test_what_is_not_installed_gets_a_suggestion_or_where_to_get_it(train):
-    answer = why("lmap")
+def refusal(*arguments):
+    result = run("plugins", "why", *arguments, code=2)
+    assert result.stdout == ""
+    return " ".join(result.stderr.split())
+
+
+def test_a_name_that_nobody_knows_is_refused_with_a_suggestion(train):
+    assert refusal("lmap") == (
+        'Error: No installed plugin is named "lmap". Did you mean "lamp"?'
+    )
+    assert refusal("lmap", "train.py") == (
+        'Error: No installed plugin, and none in the Learner, is named "lmap". '
+        'Did you mean "lamp"?'
+    )
+
+
+def test_what_is_not_installed_and_known_says_where_to_get_it(train, monkeypatch):
+    monkeypatch.setattr("callboard.metadata.names_in_extras", lambda: ["tide"])
+
+    answer = why("tide")
 
     assert answer["status"] == "not installed"
-    assert 'Did you mean "lamp"?' in answer["reason"]
+    assert "python -m pip install callboard-tide" in answer["remedy"]
+
+
+def test_a_target_that_gives_no_learner_is_refused(train):
+    assert refusal("lamp", "nowhere.py") == "Error: nowhere.py does not exist."
 
 
 def test_a_method_takes_no_part(train):

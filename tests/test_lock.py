@@ -204,6 +204,33 @@ def test_the_lock_goes_where_it_is_told_to(site):
     assert "cannot be written" in error
 
 
+def test_a_lock_replaces_a_lock_and_no_other_file(site):
+    Path("callboard.lock").write_text("{ a damaged one")
+    lock("train.py")
+    run("plugins", "lock", "train.py", "-o", "a.json")
+    run("plugins", "lock", "train.py", "-o", "a.json")
+
+    error = run("plugins", "lock", "train.py", "-o", "train.py", code=2).stderr
+
+    assert "train.py is there already and is no lock" in error
+    assert Path("train.py").read_text() == TRAIN
+
+
+def test_what_was_locked_is_listed_with_its_files(site):
+    listed = run("plugins", "lock", "train.py").stdout.splitlines()
+
+    assert listed[0] == "3 plugins in callboard.lock"
+    assert listed[1].split() == [
+        "lamp",
+        "shop-lamps",
+        "1.0",
+        "2",
+        "files,",
+        "installed",
+    ]
+    assert listed[2].split() == ["own", "your", "own", "code", "1", "file"]
+
+
 # A fit that is held to it
 
 
@@ -387,6 +414,21 @@ def test_a_lock_and_this_environment_are_compared_in_code(site):
     }
 
 
+def test_what_an_environment_cannot_be_compared_in_is_said(site):
+    lock("train.py")
+
+    text = " ".join(run("plugins", "diff", "callboard.lock", "here").stdout.split())
+
+    assert text.startswith("callboard.lock and here do not differ.")
+    assert (
+        "Note: here is an environment, so options, running order and train.py were "
+        "not compared." in text
+    )
+    Path("copy.lock").write_bytes(Path("callboard.lock").read_bytes())
+    for a, b in (("here", "."), ("callboard.lock", "copy.lock")):
+        assert "Note" not in run("plugins", "diff", a, b).stdout
+
+
 def test_what_would_join_here_and_is_not_in_the_lock_is_a_difference(site):
     lock("train.py", "--without", "lamp")
 
@@ -449,3 +491,18 @@ def test_what_can_be_compared_with_nothing_is_refused(site):
     error = run("plugins", "diff", "nothing", "here", code=2).stderr
     assert "nothing is no lock, checkpoint" in error
     assert run("plugins", "diff", "empty", "here", code=2).stderr
+
+
+@pytest.mark.parametrize("name", ["callboard.lock", "a.lock", "a/b", "state.pt"])
+def test_a_file_that_is_not_there_is_said_not_to_be(site, name):
+    error = run("plugins", "diff", name, "here", code=2).stderr
+
+    assert f"There is no {'lock ' * name.endswith('.lock')}{name}" in error
+
+
+def test_a_lock_of_bits_is_damaged_and_no_checkpoint(site):
+    Path("a.lock").write_bytes(bytes(range(256)))
+
+    error = run("plugins", "diff", "a.lock", "here", code=2).stderr
+
+    assert "a.lock is damaged, or no lock" in error

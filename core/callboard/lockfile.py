@@ -255,11 +255,15 @@ def _described(value: Any) -> str:
 
 
 def write(lock: Lock, file: Path) -> None:
-    """Put a lock into a file, at once and whole.
+    """Put a lock into a file, at once and whole; an older lock there is replaced.
 
     Raises:
-        LockError: Nothing can be written there.
+        LockError: Nothing can be written there, or the file is something else.
     """
+    if _is_something_else(file):
+        raise LockError(
+            f"{file} is there already and is no lock. Give another file with -o."
+        )
     text = json.dumps(lock.as_dict(), indent=2, allow_nan=False) + "\n"
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -269,6 +273,20 @@ def write(lock: Lock, file: Path) -> None:
         raise LockError(f"{file} cannot be written: {error.strerror}.") from error
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _is_something_else(file: Path) -> bool:
+    """Whether a file would be lost that Callboard has not written.
+
+    A damaged lock can be replaced where it has the name that locks have.
+    """
+    try:
+        with file.open("rb") as content:
+            beginning = content.read(100)
+    except OSError:
+        return False  # not there, or nothing can be written: that is told by itself
+    is_lock = file.name == DEFAULT_FILE or f'"{MARK}"'.encode() in beginning
+    return bool(beginning) and not is_lock
 
 
 def read(file: Path) -> Lock:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from callboard.lockfile import CORE, Lock, environment, lock_of_members, read
 from callboard.metadata import Entry, read_entries, version_of
 
 HERE = (".", "here")
+#: What names of saved states end in; a module that makes a Learner has no such name.
+SAVED = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".json")
 
 
 @click.command("diff")
@@ -58,6 +61,8 @@ def command(a: str, b: str, as_json: bool) -> None:
         click.echo(json.dumps(content, indent=2))
     else:
         _print(differences, a, b)
+        for note in _notes(one, other):
+            click.echo("\n" + wrapped(f"Note: {note}", sys.stdout, "    "))
     if differences:
         sys.exit(1)
 
@@ -76,6 +81,20 @@ def _print(differences: list[Difference], a: str, b: str) -> None:
             click.echo(wrapped(f"  {remedy}", sys.stdout, "    "))
 
 
+def _notes(a: Lock, b: Lock) -> Iterator[str]:
+    """What could not be compared, where one of the two is an environment."""
+    run = b if a.is_environment else a
+    if run.is_environment or not (a.is_environment or b.is_environment):
+        return
+    place = a.title if a.is_environment else b.title
+    own = [name for name, code in run.code.items() if code.kind == "file"]
+    parts = ["options", "running order", *own]
+    yield (
+        f"{place} is an environment, so {', '.join(parts[:-1])} and {parts[-1]} "
+        f"were not compared."
+    )
+
+
 def found(text: str) -> Lock:
     """What an argument of the command names.
 
@@ -91,7 +110,12 @@ def found(text: str) -> Lock:
     if place.is_dir():
         return _of_state(text, _read_checkpoint(text))
     if place.is_file() and place.suffix != ".py":
-        return read(place) if _is_text(place) else _of_file(place)
+        is_lock = place.suffix == ".lock" or _is_text(place)
+        return read(place) if is_lock else _of_file(place)
+    if place.suffix == ".lock":
+        return read(place)  # says that it is not there
+    if place.suffix in SAVED or (os.sep in text and ".py" not in text):
+        raise LockError(f"There is no {text} to compare.")
     return _of_target(text)
 
 

@@ -241,7 +241,7 @@ def command(
         learner = load_learner(target, options)
     _check_without(line, learner)
     if locked is not None:
-        _hold_to(locked, learner, line, schedule)
+        _hold_to(locked, learner, line, schedule, target)
     click.echo(repr(learner.cbs) + "\n")
     if resume is not None:
         click.echo(wrapped(_resumed(learner, resume, resume_policy), sys.stdout) + "\n")
@@ -318,7 +318,11 @@ def _trace_place(learner: Learner) -> str:
 
 
 def _hold_to(
-    file: str, learner: Learner, line: CommandLine, schedule: Named | None
+    file: str,
+    learner: Learner,
+    line: CommandLine,
+    schedule: Named | None,
+    target: str,
 ) -> None:
     """Refuse to train with anything else than what a lock holds.
 
@@ -348,9 +352,10 @@ def _hold_to(
             refused.append(said)
     if refused:
         listed = "\n  ".join(refused)
+        where = "" if file == LOCK_FILE else f" -o {file}"
         raise LockError(
             f"Nothing was trained, since this is not what {file} holds:\n  {listed}\n"
-            "`callboard plugins lock` locks what is active now."
+            f"`callboard plugins lock {target}{where}` locks what is active now."
         )
 
 

@@ -128,10 +128,11 @@ def _row(lock: Lock, plugin: Mapping[str, object]) -> tuple[str, ...]:
     names = plugin["code"]
     code = [lock.code[name] for name in names] if isinstance(names, list) else []
     count = sum(len(one.files or ()) for one in code)
-    kinds = ", ".join(dict.fromkeys(one.kind for one in code))
-    files = f"{count} file{'s' * (count != 1)}"
+    # That it is a file of the user's own is said before.
+    kinds = dict.fromkeys(one.kind for one in code if one.kind != "file")
+    files = ", ".join([f"{count} file{'s' * (count != 1)}", *kinds])
     origin = " ".join(str(plugin[p]) for p in ("distribution", "version") if plugin[p])
-    return "", str(plugin["key"]), origin or "your own code", f"{files}, {kinds}"
+    return "", str(plugin["key"]), origin or "your own code", files
 
 
 def _notes(lock: Lock) -> Iterator[str]:

@@ -20,7 +20,12 @@ from callboard.configuration import (
     find_file,
     load_configuration,
 )
-from callboard.errors import CallboardError, UnknownPluginError, suggestion
+from callboard.errors import (
+    CallboardError,
+    TargetError,
+    UnknownPluginError,
+    suggestion,
+)
 
 if TYPE_CHECKING:
     from callboard.activation import ActivePlugin
@@ -106,6 +111,8 @@ def command(
 
                 try:
                     learner = load_learner(target, options)
+                except TargetError:
+                    raise  # of no plugin, and so no reason for one
                 except CallboardError as error:
                     failure = error
         answer = answer_for(name, configuration, learner, failure)
@@ -147,6 +154,9 @@ def answer_for(
         configuration: What files, the environment and the command line say.
         learner: The Learner of a target; None for what is so in every Learner.
         failure: Why the target gives no Learner.
+
+    Raises:
+        UnknownPluginError: Nothing of that name is active, installed or known of.
     """
     members = [] if learner is None else list(learner.cbs.members)
     ours = [m for m in members if name in (m.key, m.name)]
@@ -165,7 +175,7 @@ def answer_for(
         answer.status = "available"
         answer.reason = f"it is a {found[0].kind}, which takes no part in the loop."
     else:
-        _tell_of_the_unknown(answer, plain, members)
+        _tell_of_the_absent(answer, plain, members)
     if failure is not None and not ours:
         answer.is_active, answer.status = False, "left out"
         answer.reason = f"there is no Learner to be active in: {failure}"
@@ -371,12 +381,15 @@ def _obstacles(
     return unmet, sorted(mine | theirs)
 
 
-def _tell_of_the_unknown(
+def _tell_of_the_absent(
     answer: Answer, name: str, members: Sequence[ActivePlugin]
 ) -> None:
-    known = {p.name for p in discovery.installed()} | {m.key for m in members}
-    answer.reason = f"nothing of that name is installed.{suggestion(name, known)}"
-    try:
-        discovery.find(name)
-    except UnknownPluginError:
-        answer.remedy = discovery.install_hint(name).strip()
+    """Of what is not installed: where to get it, if that is known."""
+    hint = discovery.install_hint(name).strip()
+    if not hint:
+        known = {p.name for p in discovery.installed()} | {m.key for m in members}
+        nor = ", and none in the Learner," if members else ""
+        near = suggestion(name, known)
+        raise UnknownPluginError(f'No installed plugin{nor} is named "{name}".{near}')
+    answer.reason = "nothing of that name is installed."
+    answer.remedy = hint

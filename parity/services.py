@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from callboard_azure_ml import AzureMLCallback
+from callboard_comet import CometCallback
 from callboard_wandb import WandbCallback
 from parity.cases import case, difference
 from parity.problems import MOMENTUM, OWN_MOMENTUM, Problem
@@ -42,6 +43,7 @@ def modules(**contents: Any) -> Any:
     made = {}
     for path, names in contents.items():
         module = types.ModuleType(path.replace("__", "."))
+        module.__spec__ = ModuleSpec(module.__name__, None)
         vars(module).update(names)
         made[module.__name__] = module
     return mock.patch.dict(sys.modules, made)
@@ -73,6 +75,59 @@ def azure_ml(folder: Path) -> float:
     names = ["batch__loss", "batch__opt.hypers.lr", "batch__opt.hypers.mom"]
     names += ["epoch__valid_loss", "epoch__mean_error"]
     return difference(only(ours.logged, names), only(theirs.logged, names))
+
+
+class Experiment:
+    """Keeps numbers by name, as experiments of Comet do."""
+
+    alive = True
+
+    def __init__(self, **options: Any) -> None:
+        self.logged: Logged = {}
+
+    def log_metric(self, name: str, value: Any) -> None:
+        # fastai gives the loss itself.
+        self.logged.setdefault(name, []).append(float(value))
+
+    def log_metrics(self, numbers: Any, **where: Any) -> None:
+        for name, value in numbers.items():
+            self.log_metric(name, value)
+
+    def get_key(self) -> str:
+        return "experiment"
+
+    def log_parameters(self, *settings: Any) -> None:
+        """Settings and files are logged in ways of their own."""
+
+    log_parameter = log_asset = log_text = log_parameters
+
+    def end(self) -> None:
+        """Everything is here already."""
+
+
+@case("CometCallback", "losses and rates of every step, results of every epoch")
+def comet(folder: Path) -> float:
+    problem = Problem(opt_func=MOMENTUM, fastai_opt_func=OWN_MOMENTUM)
+    with modules(comet_ml={"Experiment": Experiment}):
+        from fastai.callback import comet as fastai_comet
+
+        ours = Experiment()
+        callback = CometCallback(experiment=ours, log_model_weights=False)
+        problem.ours(callback).fit(3)
+        with mock.patch.object(
+            fastai_comet, "keep_experiment_running", False, create=True
+        ):
+            theirs = fastai_comet.CometCallback("project", log_model_weights=False)
+        kept = Experiment()
+        with mock.patch.object(fastai_comet.comet_ml, "Experiment", return_value=kept):
+            problem.theirs(theirs).fit(3)
+    # Ours numbers the parameter groups; fastai logs all of them under one name.
+    for name in ("lr", "mom"):
+        logged = ours.logged.pop(f"batch__opt.hypers.{name}_0")
+        ours.logged[f"batch__opt.hypers.{name}"] = logged
+    names = ["batch__loss", "batch__smooth_loss", "batch__opt.hypers.lr"]
+    names += ["batch__opt.hypers.mom", "epoch__valid_loss", "epoch__mean_error"]
+    return difference(only(ours.logged, names), only(kept.logged, names))
 
 
 class Wandb(types.ModuleType):

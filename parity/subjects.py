@@ -290,8 +290,8 @@ CALLBACKS: dict[str, Subject] = {
     "CometCallback": Subject(
         "callback.comet",
         "comet",
-        "fastai's cannot be made at all: its constructor reads a name that is defined "
-        "nowhere.",
+        "fastai's cannot be made, since its constructor reads a name that is defined "
+        "nowhere; here the name was defined. Numbers stand under their steps.",
         test_of("comet", "numbers_stand_under_their_steps"),
     ),
     "AzureMLCallback": Subject(
@@ -303,8 +303,10 @@ CALLBACKS: dict[str, Subject] = {
     ),
     "ParallelTrainer": Subject(
         "distributed",
-        not_offered="torch itself advises against `DataParallel`. "
-        "`Learner(dls, DataParallel(model))` trains with it.",
+        "parallel-trainer",
+        "The model is not wrapped, so its weights keep their names during a fit and "
+        "it is itself after an error.",
+        test_of("parallel-trainer", "an_error_leaves_the_model_as_it_was"),
     ),
     "DistributedTrainer": Subject(
         "distributed",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from fastai.callback import training as fastai_training
@@ -13,10 +16,12 @@ from fastai.callback.data import WeightedDL as FastaiWeightedDL
 from torch import nn
 from torch.utils.data import TensorDataset
 
+import callboard_parallel_trainer
 from callboard_bn_freeze import BnFreeze
 from callboard_channels_last import ChannelsLast
 from callboard_gradient_accumulation import GradientAccumulation
 from callboard_gradient_clip import GradientClip
+from callboard_parallel_trainer import ParallelTrainer
 from callboard_short_epoch import ShortEpochCallback
 from callboard_weighted_dl import PartialDL, WeightedDL
 from parity.cases import case, difference
@@ -126,6 +131,52 @@ def channels_last(folder: Path) -> float:
     return max(
         difference([any(ours.seen), *ours.seen], [True, *theirs.seen]),
         difference(state_of(learner), state_of(learn)),
+    )
+
+
+class InHalves(nn.Module):
+    """Stands for DataParallel on two GPUs: predicts each half of a batch by itself."""
+
+    def __init__(self, module: nn.Module, device_ids: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.module(half) for half in inputs.chunk(2)])
+
+
+def fastai_distributed() -> Any:
+    """fastai's module, which cannot be imported without accelerate."""
+    accelerate = types.ModuleType("accelerate")
+    vars(accelerate)["Accelerator"] = object
+    with mock.patch.dict(sys.modules, {"accelerate": accelerate}):
+        from fastai import distributed
+    return distributed
+
+
+@case("ParallelTrainer", "losses and weights, with a stand-in for two GPUs")
+def shared_out(folder: Path) -> float:
+    # Batches are of 4, and normalised by halves; one of 3 would leave one item alone.
+    problem = Problem(train=numbers(24, 0), valid=numbers(8, 1))
+    of_two_gpus = mock.patch.multiple(
+        callboard_parallel_trainer,
+        replicated=InHalves,
+        _with_number=lambda device: torch.device("cuda", 0),
+    )
+    ours = problem.ours(ParallelTrainer([0, 1]))
+    distributed = fastai_distributed()
+    theirs = problem.theirs(distributed.ParallelTrainer([0, 1]))
+    plain = problem.ours()
+    plain.fit(2)
+    with of_two_gpus, mock.patch.object(torch.cuda, "device_count", return_value=2):
+        ours.fit(2)
+    with mock.patch.object(distributed, "DataParallel", InHalves):
+        theirs.fit(2)
+    if difference(state_of(ours), state_of(plain)) == 0:
+        return float("inf")  # then no batch was shared
+    return max(
+        difference(ours.recorder.smooth_losses, theirs.recorder.losses),
+        difference(state_of(ours), state_of(theirs)),
     )
 
 

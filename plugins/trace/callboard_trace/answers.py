@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from callboard.errors import suggestion
-from callboard.watching import THE_LOOP
 from callboard_trace.file import Trace, TraceError
+from callboard_trace.words import (
+    answer_in_words,
+    in_short,
+    printable,
+    summary_in_words,
+)
 
 #: What people call an attribute, and what it is called where it is kept.
 ALIASES = {"mom": ("momentum", "betas"), "model": ("model", "weights")}
@@ -49,9 +54,9 @@ class Writer:
     after: dict[str, Any] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
-    """Who wrote an attribute last.
+    """Who wrote an attribute last; prints as the command line does.
 
     Attributes:
         attribute: What was asked about.
@@ -68,6 +73,9 @@ class Answer:
     is_in_step: bool
     writers: list[Writer]
     first_seen: dict[str, dict[str, Any]]
+
+    def __repr__(self) -> str:
+        return printable("\n".join(answer_in_words(self)))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for ``--json``."""
@@ -135,8 +143,9 @@ def _attributes_meant(trace: Trace, name: str) -> list[str]:
     meant = [a for a in known if any(_is_meant(a, one) for one in wanted)]
     if meant:
         return meant
-    short = sorted({_stem(attribute) for attribute in known})
     first_seen = trace.fact("first_seen", {})
+    if not (known or first_seen):
+        raise TraceError(nothing_recorded(trace))
     unchanged = [a for a in first_seen if any(_is_meant(a, one) for one in wanted)]
     if unchanged:
         return unchanged
@@ -144,7 +153,7 @@ def _attributes_meant(trace: Trace, name: str) -> list[str]:
     near = suggestion(name, [*short, *known])
     raise TraceError(
         f'Nothing is named "{name}" in {trace.place}.{near} There are: '
-        f"{', '.join(short) or 'nothing'}."
+        f"{', '.join(short)}."
     )
 
 
@@ -164,22 +173,44 @@ def _stem(attribute: str) -> str:
 def _moment(trace: Trace, fit: int | None, step: int | None) -> tuple[int, int]:
     """The fit and step that are meant, which the trace must hold."""
     latest = trace.fact("latest", {})
-    fit = latest.get("fit", 1) if fit is None else fit
+    last_fit, end = latest.get("fit", 0), latest.get("step", 0)
+    fit = last_fit if fit is None else fit
     ((first, last),) = trace.rows(
         "SELECT min(step), max(step) FROM calls WHERE fit = ?", fit
     )
+    if last is None and fit == last_fit:
+        raise TraceError(nothing_recorded(trace))
     if last is None:
-        count = latest.get("fit", 0)
-        raise TraceError(f"{trace.place} holds nothing of a fit {fit}; fits: {count}.")
+        raise TraceError(
+            f"{trace.place} holds nothing of a fit {fit}; fits: {last_fit}."
+        )
     if step is None:
         return fit, last
     if not first <= step <= last:
+        remedy = (
+            f"record it with --trace-steps {max(step - 5, 1)}:{step + 5}, or keep more "
+            "of them with --trace-last."
+        )
+        if fit == last_fit and step > end:
+            remedy = f"the fit has come to step {end}."
         raise TraceError(
             f"{trace.place} holds steps {first} to {last} of fit {fit}, and not step "
-            f"{step}: record it with --trace-steps {max(step - 5, 1)}:{step + 5}, or "
-            f"keep more of them with --trace-last."
+            f"{step}: {remedy}"
         )
     return fit, step
+
+
+def nothing_recorded(trace: Trace) -> str:
+    """Why a trace is empty, in a sentence."""
+    first, last = trace.fact("window", [0, None])
+    if not first and last is None:
+        return f"{trace.place} is empty: no fit was recorded."
+    steps = f"steps {first} to {last}" if last is not None else f"step {first} on"
+    end = trace.fact("latest", {}).get("step", 0)
+    return (
+        f"{trace.place} is empty: it was to hold {steps}, and the fit has come to step "
+        f"{end}."
+    )
 
 
 @dataclass(frozen=True)
@@ -203,6 +234,40 @@ class Share:
     own_ms: float
     changes: dict[str, int]
     errors: int
+
+
+@dataclass(frozen=True, repr=False)
+class Summary:
+    """Who took how long; prints as the command line does.
+
+    Attributes:
+        first_step: The first step that the trace holds; None if it is empty.
+        last_step: The last one.
+        total_ms: Milliseconds in all, without what tracing took.
+        shares: Who took how long, the longest first.
+        why_empty: What an empty trace was to hold; else nothing.
+    """
+
+    first_step: int | None
+    last_step: int | None
+    total_ms: float
+    shares: list[Share]
+    why_empty: str
+
+    def __repr__(self) -> str:
+        return printable("\n".join(summary_in_words(self, io.StringIO())))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for ``--json``."""
+        return asdict(self)
+
+
+def summary_of(trace: Trace, *, by_event: bool = False) -> Summary:
+    """Who took how long, told apart by event if that is asked for."""
+    found = shares(trace, by_event=by_event)
+    ((first, last),) = trace.rows("SELECT min(step), max(step) FROM calls")
+    total = sum(share.own_ms for share in found)
+    return Summary(first, last, total, found, "" if found else nothing_recorded(trace))
 
 
 def shares(trace: Trace, *, by_event: bool = False) -> list[Share]:
@@ -269,38 +334,3 @@ def deeds(trace: Trace, *, step: int | None = None, fit: int | None = None) -> A
         for number, plugin, event, stage, depth, ns, error in rows
     ]
     return fit, step, found
-
-
-def in_short(value: dict[str, Any] | None) -> str:
-    """A value in a word or two."""
-    if value is None:
-        return "absent"
-    is_scalar = not value.get("shape")
-    return str(value.get("text")) if is_scalar else f"mean {value.get('text')}"
-
-
-def value_cells(value: dict[str, Any] | None) -> tuple[str, ...]:
-    """What is shown of a value: type and shape, mean, digest; or its text."""
-    if value is None:
-        return ("absent",)
-    if value.get("digest") is None:
-        return (str(value.get("text")),)
-    shape = ", ".join(map(str, value.get("shape") or ()))
-    return (
-        f"{value.get('dtype') or 'no tensor'} [{shape}]",
-        f"mean {value.get('text')}",
-        f"digest {value.get('digest')}",
-    )
-
-
-def blame(writer: Writer) -> str:
-    """Who, where from, and in which event."""
-    source = f" ({writer.origin})" if writer.origin else ""
-    verb = "put it back" if writer.is_put_back else "wrote it"
-    inside = "" if writer.stage == "fit" else f" of a nested {writer.stage}"
-    return f"{writer.plugin}{source} {verb} in {writer.event}{inside}"
-
-
-def plugins_among(found: Iterable[Share]) -> Iterator[str]:
-    """Keys of the plugins, without the loop."""
-    return (share.plugin for share in found if share.plugin != THE_LOOP)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Generator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from callboard import Callback, hookimpl
 from callboard.errors import OptionError
-from callboard_trace.file import TraceFile, check_place
+from callboard_trace.file import Trace, TraceError, TraceFile, check_place, opened
 
 if TYPE_CHECKING:
+    from callboard_trace.answers import Answer, Summary
     from callboard_trace.tracer import Tracer
 
 DEFAULT_FILE = "callboard-trace.sqlite"
@@ -73,14 +73,56 @@ class TraceCallback(Callback):
     # Outside of all other wrappers, so that they are watched too.
     @hookimpl(wrapper=True, tryfirst=True)
     def do_fit(self) -> Generator[None, object, object]:
-        if os.environ.get("RANK", "0") != "0":
-            return (yield)  # the first of several processes writes
         tracer = self._begin()
         tracer.begin_fit()
         try:
             return (yield)
         finally:
             tracer.end_fit()
+
+    def why(
+        self,
+        attribute: str,
+        *,
+        step: int | None = None,
+        fit: int | None = None,
+        limit: int = 10,
+    ) -> Answer:
+        """Who wrote an attribute last: what `callboard trace why` prints.
+
+        Args:
+            attribute: Its name: ``loss``, ``xb``, ``lr``, ``weights``.
+            step: The training step, from 1. Default: the last one.
+            fit: The fit, from 1. Default: the last one.
+            limit: How many writes at most.
+
+        Raises:
+            TraceError: Nothing is recorded, or there is no such attribute or step.
+        """
+        from callboard_trace.answers import who_wrote
+
+        with self._read() as trace:
+            return who_wrote(trace, attribute, step=step, fit=fit, limit=limit)
+
+    def summary(self, *, by_event: bool = False) -> Summary:
+        """Who took how long: what `callboard trace summary` prints.
+
+        Raises:
+            TraceError: Nothing is recorded.
+        """
+        from callboard_trace.answers import summary_of
+
+        with self._read() as trace:
+            return summary_of(trace, by_event=by_event)
+
+    @contextmanager
+    def _read(self) -> Iterator[Trace]:
+        if self._tracer is None:
+            raise TraceError("trace: nothing is recorded yet; a fit records it.")
+        if self._open is not None:  # asked in the middle of a fit
+            self._tracer.write_down(at_once=True)
+        with opened(self._tracer.place) as trace:
+            yield trace
 
     def checkpoint(self) -> None:
         if self._tracer is not None:

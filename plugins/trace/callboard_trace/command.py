@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,17 +12,10 @@ from typing import Any
 import click
 
 from callboard.cli.text import columns, wrapped
-from callboard_trace.answers import (
-    Answer,
-    Share,
-    blame,
-    deeds,
-    shares,
-    value_cells,
-    who_wrote,
-)
+from callboard_trace.answers import deeds, summary_of, who_wrote
 from callboard_trace.callback import DEFAULT_FILE
 from callboard_trace.file import opened
+from callboard_trace.words import answer_in_words, printable, summary_in_words
 
 Command = Callable[..., None]
 trace_option = click.option(
@@ -105,41 +97,7 @@ def why(
     """
     with opened(place) as trace:
         answer = who_wrote(trace, attribute, step=step, fit=fit, limit=limit)
-    _print(_lines_of(answer), answer.as_dict(), as_json=as_json)
-
-
-def _lines_of(answer: Answer) -> Iterator[str]:
-    where = f"step {answer.step}" if answer.step else "the beginning"
-    if not answer.writers:
-        yield f"Nobody changed {answer.attribute} up to {where}. It was:"
-        rows = [(name, *value_cells(v)) for name, v in answer.first_seen.items()]
-        yield from _aligned(rows, "  ")
-        return
-    if answer.is_in_step:
-        epoch = answer.writers[0].epoch
-        yield f"{answer.attribute} in {where} (epoch {epoch}), the last write first:"
-    else:
-        last = answer.writers[0]
-        at = f"step {last.step}" if last.step else "before the first step"
-        yield f"Nobody wrote {answer.attribute} in {where}. The last write was at {at}:"
-    for number, writer in enumerate(answer.writers, 1):
-        is_other = writer.attribute != answer.attribute
-        which = f"{writer.attribute}: " if is_other else ""
-        yield ""
-        yield f"{number}. {which}{blame(writer)}"
-        rows = [
-            ("before", *value_cells(writer.before)),
-            ("after", *value_cells(writer.after)),
-        ]
-        yield from _aligned(rows, "     ")
-
-
-def _aligned(rows: list[tuple[str, ...]], indent: str) -> Iterator[str]:
-    num_cells = max(map(len, rows), default=0)
-    full = [(*row, *[""] * (num_cells - len(row))) for row in rows]
-    # As for a pipe, which has no width: lines are wrapped later.
-    for line in columns(full, io.StringIO()).splitlines():
-        yield (indent + line).rstrip()
+    _print(answer_in_words(answer), answer.as_dict(), as_json=as_json)
 
 
 @command.command("show")
@@ -192,44 +150,9 @@ def summary(by_event: bool, place: Path, as_json: bool) -> None:
     callboard trace summary --events
     """
     with opened(place) as trace:
-        found = shares(trace, by_event=by_event)
-        ((first, last),) = trace.rows("SELECT min(step), max(step) FROM calls")
-    total = sum(share.own_ms for share in found)
-    data = {
-        "first_step": first,
-        "last_step": last,
-        "total_ms": total,
-        "shares": [asdict(share) for share in found],
-    }
-    if as_json or not found:
-        nothing = "The trace is empty: nothing was recorded."
-        _print(iter([nothing]), data, as_json=as_json)
-        return
-    lines = [
-        f"Steps {first} to {last}, {total:.1f} ms without what tracing took",
-        "",
-        columns(list(_table(found, total, by_event=by_event)), sys.stdout),
-    ]
-    _print(iter(lines), data, as_json=as_json)
-
-
-def _table(
-    found: list[Share], total: float, *, by_event: bool
-) -> Iterator[tuple[str, ...]]:
-    titles = ("who", "ms", "share", "calls", "us a call", "changed")
-    yield (titles[0], "event", *titles[1:]) if by_event else titles
-    for share in found:
-        changed = ", ".join(f"{name} {count}x" for name, count in share.changes.items())
-        raised = f"raised {share.errors}x" if share.errors else ""
-        cells = (
-            f"{share.own_ms:.1f}",
-            f"{share.own_ms / total:.1%}" if total else "",
-            str(share.calls),
-            f"{share.own_ms / share.calls * 1000:.1f}",
-            "; ".join(filter(None, (changed, raised))),
-        )
-        who = (share.plugin, share.event) if by_event else (share.plugin,)
-        yield (*who, *cells)
+        found = summary_of(trace, by_event=by_event)
+    lines = summary_in_words(found, sys.stdout)
+    _print(lines, found.as_dict(), as_json=as_json)
 
 
 @command.command("export")
@@ -264,9 +187,4 @@ def _print(lines: Iterator[str], data: Any, *, as_json: bool) -> None:
         return
     for line in lines:
         text = line if line.count("\n") else wrapped(line, sys.stdout, "    ")
-        click.echo(_printable(text))
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would obey: a trace may come from anywhere."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+        click.echo(printable(text))

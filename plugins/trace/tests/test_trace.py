@@ -19,6 +19,7 @@ from callboard.errors import ObserverWarning, OptionError
 from callboard.testing import Site, assert_same_run, cost_of, tiny_learner
 from callboard_trace import TraceCallback, TraceError, command
 from callboard_trace.answers import deeds, shares, who_wrote
+from callboard_trace.chrome import export
 from callboard_trace.file import opened
 
 
@@ -569,6 +570,36 @@ def test_why_tells_what_never_changed(place):
     assert "opt[0].lr  0.01" in output
 
 
+def test_a_learner_answers_as_the_command_line_does(place):
+    run = traced(place, Doubles(), Looks())
+
+    answer = run.trace.why("loss", step=2)
+
+    assert f"{answer!r}\n" == ask("why", "loss", "--step", "2", place=place)
+    assert f"{run.trace.summary()!r}\n" == ask("summary", place=place)
+    assert answer.writers[0].plugin == "doubles"
+
+
+def test_a_learner_answers_in_the_middle_of_a_fit(place):
+    class Asks(Callback):
+        def after_batch(self):
+            if self.training and self.train_iter == 1:
+                told.append(self.learn.trace.why("loss").writers[0])
+
+    told = []
+
+    traced(place, Doubles(), Asks())
+
+    assert [(writer.plugin, writer.step) for writer in told] == [("doubles", 1)]
+
+
+def test_before_the_first_fit_there_is_nothing_to_ask(place):
+    learner = tiny_learner(cbs=[TraceCallback(place)])
+
+    with pytest.raises(TraceError, match="nothing is recorded yet"):
+        learner.trace.why("loss")
+
+
 def test_why_is_there_as_json(place):
     traced(place, Doubles())
 
@@ -642,6 +673,30 @@ def test_the_export_for_chrome_is_what_the_format_asks_for(place, tmp_path):
     _check_nesting(pieces)
 
 
+def test_an_export_replaces_an_export_and_no_other_file(place, tmp_path):
+    traced(place)
+    out, program = tmp_path / "out.json", tmp_path / "train.py"
+    program.write_text("print('mine')\n")
+    ask("export", str(out), "--chrome", place=place)
+    first = out.read_text()
+
+    ask("export", str(out), "--chrome", place=place)
+    for other in (program, place, tmp_path, tmp_path / "no" / "folder.json"):
+        assert _refused_export(other, place)
+
+    assert out.read_text() == first
+    assert program.read_text() == "print('mine')\n"
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("out.json", "train.py", "trace.sqlite"),
+    }
+
+
+def _refused_export(file, place):
+    with opened(place) as trace, pytest.raises(OptionError) as failure:
+        export(trace, file)
+    return str(failure.value)
+
+
 def _check_nesting(pieces):
     """On one thread a piece lies wholly within another, or wholly beside it."""
     open_ends = []
@@ -651,6 +706,35 @@ def _check_nesting(pieces):
             open_ends.pop()
         assert not open_ends or end <= open_ends[-1] + 1e-6, event
         open_ends.append(end)
+
+
+def test_a_trace_of_steps_that_never_came_says_so(place):
+    traced(place, steps="100:200")
+
+    said = f"{place} is empty: it was to hold steps 100 to 200, and the fit has come to"
+
+    assert ask("summary", place=place) == f"{said} step 3.\n"
+    assert str(_unknown(place, "loss")) == f"{said} step 3."
+    assert str(_failure(place, step=120)) == f"{said} step 3."
+
+
+def test_a_step_behind_the_end_is_said_to_be(place):
+    traced(place)
+
+    assert str(_failure(place, step=900)).endswith(
+        "holds steps 0 to 3 of fit 1, and not step 900: the fit has come to step 3."
+    )
+
+
+def test_of_several_processes_the_first_one_records(place, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    traced(place)
+    assert not place.exists()
+
+    monkeypatch.setenv("RANK", "0")
+    traced(place)
+    assert place.exists()
 
 
 def test_without_a_trace_the_command_says_how_to_make_one(tmp_path):

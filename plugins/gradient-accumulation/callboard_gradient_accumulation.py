@@ -1,7 +1,7 @@
 """Step once for many small batches, whose gradients add up to those of a big one.
 
-Listens to  before_fit, before_train, before_backward, before_step, after_step,
-            after_train
+Listens to  before_fit, before_train, before_batch, before_backward, before_step,
+            after_step, after_train
 Changes     loss_grad and gradients; cancels the batches after which nothing steps
 Source      fastai's ``GradientAccumulation`` (Apache-2.0), written anew
 """
@@ -113,10 +113,27 @@ class GradientAccumulation(Callback):
         if saved and saved["position"] == [learner.epoch, learner.train_iter]:
             self._resume(saved)
 
+    def before_batch(self) -> None:
+        """Let several processes sum their gradients only where a step follows."""
+        learner = self.learn
+        if learner.world_size > 1:
+            count = self._size() if self.unit == "samples" else 1
+            is_enough = self._count() + count >= self.n_acc
+            # Where the last batch is not known to be one, any may be.
+            may_be_last = learner.n_iter is None or self._is_last_batch()
+            learner.processes.sums_gradients = is_enough or may_be_last
+
+    def _size(self) -> int:
+        """Number of samples in the batch, of all processes."""
+        learner = self.learn
+        if learner.world_size > 1:
+            return int(learner.processes.sizes(learner)[1])
+        return batch_size(learner.yb or learner.xb)
+
     def before_backward(self) -> None:
         """Weigh the loss by its share of the samples of the step."""
         learner = self.learn
-        size = batch_size(learner.yb or learner.xb)
+        size = self._size()
         if not self.num_batches:
             self._expected = expected_samples(self.n_acc, self.unit, size)
         self.num_batches += 1
@@ -148,8 +165,10 @@ class GradientAccumulation(Callback):
             self._is_last_step = False
 
     def _is_enough(self) -> bool:
-        count = self.num_samples if self.unit == "samples" else self.num_batches
-        return count >= self.n_acc
+        return self._count() >= self.n_acc
+
+    def _count(self) -> int:
+        return self.num_samples if self.unit == "samples" else self.num_batches
 
     def _is_last_batch(self) -> bool:
         num_batches: int | None = self.learn.n_iter

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callboard.processes import Processes
+
 
 def widest_float(device: torch.device) -> torch.dtype:
     """float64, or float32 on Apple's GPUs, which lack it."""
@@ -23,6 +25,19 @@ def read_numbers(values: Sequence[Tensor | float | None]) -> list[Any]:
     stacked = torch.stack([tensor.to(device) for tensor in tensors])
     numbers = iter(stacked.tolist())
     return [next(numbers) if isinstance(v, Tensor) else v for v in values]
+
+
+def means_of_all(
+    means: Sequence[float], sizes: Sequence[int], processes: Processes
+) -> tuple[list[float], list[int]]:
+    """Means over whole batches, and their sizes, from those over each one's part."""
+    totals = [
+        mean * size if size else 0.0 for mean, size in zip(means, sizes, strict=True)
+    ]
+    summed = processes.sum([*totals, *sizes])
+    whole = [int(size) for size in summed[len(sizes) :]]
+    pairs = zip(summed[: len(sizes)], whole, strict=True)
+    return [total / size if size else 0.0 for total, size in pairs], whole
 
 
 class WeightedMean:
@@ -56,6 +71,15 @@ class WeightedMean:
     def result(self) -> Tensor | float | None:
         """The mean over all samples, or None without any."""
         return self.total / self.num_samples if self.num_samples else None
+
+    def join(self, others: Sequence[tuple[float, int]]) -> None:
+        """Become the mean of all: of totals, each with its number of samples."""
+        self.total = sum(total for total, _ in others)
+        self.num_samples = sum(num_samples for _, num_samples in others)
+
+    def share(self) -> tuple[float, int]:
+        """What ``join`` takes; reads the total from the device."""
+        return float(self.total), self.num_samples
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,21 @@ class Measure(ABC):
         """The value, from the result as it was read from the device."""
         return number
 
+    def share(self) -> Any:
+        """This process's share of what was measured, for ``join``.
+
+        Raises:
+            OptionError: It cannot be joined with those of other processes.
+        """
+        raise OptionError(
+            "what it measures in one process cannot be joined with the others; give a "
+            "function or a metric of torchmetrics, or measure in one process."
+        )
+
+    def join(self, shares: Sequence[Any]) -> None:
+        """Become what all processes have measured together."""
+        raise NotImplementedError  # only where it has a share
+
     @abstractmethod
     def state(self) -> dict[str, Any] | None:
         """What to remember in the middle of a phase, or None when it cannot be told."""
@@ -132,6 +147,12 @@ class MeanMeasure(Measure):
 
     def result(self) -> Tensor | float | None:
         return self.mean.result()
+
+    def share(self) -> tuple[float, int]:
+        return self.mean.share()
+
+    def join(self, shares: Sequence[tuple[float, int]]) -> None:
+        self.mean.join(shares)
 
     def finish(self, number: float) -> float:
         return number if self.then is None else float(self.then(number))
@@ -174,6 +195,13 @@ class EpochMeasure(Measure):
         self.predictions, self.targets = [], []
         return scalar(self.metric.func(y_true, y_pred))
 
+    def share(self) -> tuple[list[Tensor], list[Tensor]]:
+        return self.predictions, self.targets
+
+    def join(self, shares: Sequence[tuple[list[Tensor], list[Tensor]]]) -> None:
+        self.predictions = [each for share in shares for each in share[0]]
+        self.targets = [each for share in shares for each in share[1]]
+
     def state(self) -> dict[str, Any]:
         return {"predictions": list(self.predictions), "targets": list(self.targets)}
 
@@ -207,6 +235,13 @@ class TorchMeasure(Measure):
             early = ".*was called before the ``update`` method"
             warnings.filterwarnings("ignore", early)
             return scalar(self.metric.compute())
+
+    def share(self) -> int:
+        # torchmetrics joins its states itself, where it computes.
+        return self.num_updates if self._parts() else super().share()
+
+    def join(self, shares: Sequence[int]) -> None:
+        self.num_updates = sum(shares)
 
     def _parts(self) -> list[Any]:
         """The metric and those it is made of: a wrapper keeps no state itself."""

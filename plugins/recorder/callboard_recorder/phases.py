@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from callboard.data import batch_size
 from callboard.errors import CallboardError, ObserverWarning
 from callboard_recorder.activations import detached, in_words
 from callboard_recorder.means import WeightedMean, read_numbers
@@ -116,7 +115,7 @@ class Phase:
         """Take in the loss of the batch."""
         if self.learner.loss is not None:
             loss = self.learner.loss.detach()
-            size = batch_size(self.learner.xb)
+            size, _ = self.learner.processes.sizes(self.learner)
             self.loss.add(loss.mean() if loss.ndim else loss, size)
 
     def add_metrics(self) -> None:
@@ -125,7 +124,9 @@ class Phase:
         if learner.pred is None or len(learner.yb) == 0:
             return
         prediction = detached(learner.pred) if learner.training else learner.pred
-        size = batch_size(learner.xb)
+        size, _ = learner.processes.sizes(learner)
+        if not size:  # it is there to keep in step with other processes
+            return
         batch = Batch(prediction, tuple(learner.yb), size, learner)
         with torch.no_grad():
             for column in self.columns:
@@ -133,17 +134,48 @@ class Phase:
                     with _switched_off_if_it_fails(column, learner, batch):
                         column.measure.add(batch)
 
-    def read(self) -> tuple[float | None, list[float | None]]:
+    def read(
+        self, *, is_loss_joined: bool = False
+    ) -> tuple[float | None, list[float | None]]:
         """The loss and the metrics, in one read of the device.
 
-        None for what was not measured, and for all of a phase that was cancelled.
+        Args:
+            is_loss_joined: Whether the loss is that of all processes already.
+
+        Returns:
+            None for what was not measured, and for all of a phase that was cancelled.
         """
         if self.is_cancelled:
             return None, [None for _ in self.columns]
+        if self.learner.world_size > 1:
+            self._join(is_loss_joined)
         results = [self.loss.result(), *(self._result(c) for c in self.columns)]
         loss, *numbers = read_numbers(results)
         pairs = zip(self.columns, numbers, strict=True)
         return loss, [self._finished(column, number) for column, number in pairs]
+
+    def _join(self, is_loss_joined: bool) -> None:
+        """Join what each process has measured; a metric that one lacks, all leave."""
+        losses, *by_column = zip(
+            *self.learner.processes.gather(
+                [self.loss.share(), *(self._share(column) for column in self.columns)]
+            ),
+            strict=True,
+        )
+        if not is_loss_joined:
+            self.loss.join(losses)
+        for column, shares in zip(self.columns, by_column, strict=True):
+            if any(share is None for share in shares):
+                column.measure = None
+            elif column.measure is not None:
+                column.measure.join(shares)
+
+    def _share(self, column: Column) -> Any:
+        share = None
+        if column.measure is not None:
+            with _switched_off_if_it_fails(column, self.learner):
+                share = column.measure.share()
+        return share
 
     def _result(self, column: Column) -> Tensor | float | None:
         result = None
@@ -163,11 +195,14 @@ class Phase:
         """Plain data and tensors; None for a metric that cannot tell its state."""
         return {
             "loss": self.loss.state_dict(),
-            "metrics": {
-                column.name: None if column.measure is None else column.measure.state()
-                for column in self.columns
-            },
+            "metrics": {column.name: self._state(column) for column in self.columns},
         }
+
+    def _state(self, column: Column) -> dict[str, Any] | None:
+        # Of several processes each has its own, and one alone is saved.
+        if column.measure is None or self.learner.world_size > 1:
+            return None
+        return column.measure.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from callboard.data import batch_size
 from callboard.errors import CallboardError, OptionError
 from callboard.optim import HYPERS, hypers, locate_hyper
 from callboard_recorder.history import StepHistory
-from callboard_recorder.means import read_numbers
+from callboard_recorder.means import means_of_all, read_numbers
 from callboard_recorder.phases import Column, Phase, columns_of
 from callboard_recorder.plots import draw_hypers, draw_losses
 
@@ -68,6 +68,7 @@ class Recorder(Callback):
 
     name = "recorder"
     role = "observe"
+    ranks = "all"
     stages = ("fit", "validate")
     metrics: list[MetricValue]
 
@@ -110,6 +111,7 @@ class Recorder(Callback):
         self._valid: Phase | None = None
         self._saved_phase: Mapping[str, Any] | None = None
         self._started: float | None = None
+        self._sizes: Callable[[Learner], tuple[int, int]] | None = None
 
     # ---- what was recorded ----------------------------------------------------
 
@@ -187,6 +189,7 @@ class Recorder(Callback):
     def before_train(self) -> None:
         """Begin to measure on the training batches."""
         learner = self.learn
+        self._sizes = learner.processes.sizes if learner.world_size > 1 else None
         self.history.cut(learner.train_iter)
         self._train = Phase(self._columns if self.train_metrics else [], learner)
         self._resume_phase()
@@ -211,10 +214,12 @@ class Recorder(Callback):
                 value = group[key] if place is None else group[key][place]
                 # Capturable optimizers change their rate in place, on the device.
                 values[name] = value.clone() if isinstance(value, Tensor) else value
-            size = batch_size(learner.xb)
+            # One process saves the call, which every step would pay for.
+            sizes = self._sizes
+            size = sizes(learner)[0] if sizes else batch_size(learner.xb)
             self._pending.append((learner.train_iter, size, loss.detach(), values))
             if len(self._pending) >= STEPS_PER_READ:
-                self._read_steps()
+                self._read_steps(all_are_here=True)
         if self._train is not None and self._train.columns:
             self._train.add_metrics()
 
@@ -225,11 +230,12 @@ class Recorder(Callback):
 
     def after_train(self) -> None:
         """Publish what was measured in training."""
-        self._read_steps()
+        self._read_steps(all_are_here=True)
         self._epoch_ends[self.learn.epoch] = self.learn.train_iter
         phase, self._train = self._train, None
+        self._sizes = None  # other processes go into no copy
         if phase is not None:
-            loss, measured = phase.read()
+            loss, measured = phase.read(is_loss_joined=True)
             names = [column.train_name for column in phase.columns]
             self._publish({"train_loss": loss}, names, measured)
             if not self.valid_metrics:
@@ -267,7 +273,7 @@ class Recorder(Callback):
 
     def after_epoch(self) -> None:
         """Close the row, also of an epoch that was cancelled."""
-        self._read_steps()
+        self._read_steps(all_are_here=True)
         self._train = None
         if self._row().get("time") is None:
             self._publish({}, [], [])
@@ -316,8 +322,16 @@ class Recorder(Callback):
         for metric, value in zip(self.metrics, measured, strict=False):
             metric.value = value
 
-    def _read_steps(self) -> StepHistory:
-        """Move the steps that wait on the device into the history, in one read."""
+    def _read_steps(self, *, all_are_here: bool = False) -> StepHistory:
+        """Move the steps that wait on the device into the history, in one read.
+
+        Of several processes each has its part of the losses. Where one alone asks, its
+        history is what all have read together last.
+        """
+        learner: Learner | None = self.learn
+        is_one = learner is None or learner.world_size == 1
+        if not (is_one or all_are_here):
+            return self.history
         pending, self._pending = self._pending, []
         if pending:
             steps, sizes, losses, all_hypers = zip(*pending, strict=True)
@@ -325,6 +339,8 @@ class Recorder(Callback):
             waiting += [value for values in all_hypers for value in values.values()]
             numbers = iter(read_numbers(waiting))
             read_losses = [next(numbers) for _ in losses]
+            if learner is not None and not is_one:
+                read_losses, sizes = means_of_all(read_losses, sizes, learner.processes)
             # Each step takes its share and leaves the rest, so lengths differ.
             read_hypers = [dict(zip(names, numbers)) for names in all_hypers]  # noqa: B905
             self.history.extend(steps, read_losses, read_hypers)
@@ -345,8 +361,11 @@ class Recorder(Callback):
     # ---- state ----------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole history, and the sums of a training phase that is under way."""
-        self._read_steps()
+        """The whole history, and the sums of a training phase that is under way.
+
+        Of several processes all must ask.
+        """
+        self._read_steps(all_are_here=True)
         return {
             "values": [dict(row) for row in self.values],
             "epoch_ends": list(self._epoch_ends.items()),

@@ -1,0 +1,177 @@
+"""Many processes that train as one: what they add up, and what they agree on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from callboard.processes import Processes
+from callboard_distributed.group import Group
+from callboard_distributed.shares import Share
+from callboard_distributed.strategies import Strategy
+
+if TYPE_CHECKING:
+    from callboard import Callback, Learner
+
+
+class Together(Processes):
+    """The processes of a group, as one of them sees it.
+
+    What one process asks for is told to the others with the next step and answered one
+    step later, in all of them at the same batch: no step waits for it. Between epochs
+    it is answered at once.
+
+    Attributes:
+        group: Who belongs to it.
+        strategy: How the model is spread over them.
+        shares: The part of the data, by stage and whether it is training.
+    """
+
+    def __init__(self, owner: Callback, group: Group, strategy: Strategy) -> None:
+        super().__init__(group.rank, group.world_size)
+        self.owner = owner
+        self.part = group.rank
+        self.group = group
+        self.strategy = strategy
+        self.shares: dict[tuple[str, bool], Share] = {}
+        self._wanted_signal: int | None = None
+        self._wanted_stop: str | None = None
+        self._told_non_finite: tuple[int, float] | None = None
+        self._is_deciding = False
+        # Whether anybody asks for something, and the main process's clock.
+        self._word = torch.zeros(2, dtype=torch.float64)
+        self._options = dist.AllreduceOptions()
+        self._options.reduceOp = dist.ReduceOp(dist.ReduceOp.MAX)
+        self._underway: Any = None
+        self._clock = 0.0
+
+    # ---- what every process calls alike ----------------------------------------
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """These numbers, each summed over all processes."""
+        if not numbers:
+            return []
+        summed = torch.tensor(list(numbers), dtype=torch.float64)
+        dist.all_reduce(summed, group=self.group.control)
+        return summed.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """This value of every process, by rank."""
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.group.control)
+        return values
+
+    def from_main(self, value: Any) -> Any:
+        """The value that the main process gives."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.group.control)
+        return values[0]
+
+    # ---- what one process may ask, and all answer together ---------------------
+
+    def begin(self, learner: Learner) -> None:
+        """Forget what was asked in an earlier fit, and take the main one's time."""
+        if self._underway is not None:
+            self._heard()
+        if learner.stage == "fit":
+            self.signal = self._wanted_signal = None
+        self._wanted_stop = self._told_non_finite = None
+        self.sums_gradients = True
+        self._clock = self.from_main(time.monotonic())
+
+    def stop(self, learner: Learner, reason: str) -> None:
+        """Ask all to end the fit; ``learner.stop`` is what plugins call."""
+        if self._is_deciding or learner.stage in ("validate", "predict"):
+            super().stop(learner, reason)
+        else:
+            self._wanted_stop = self._wanted_stop or reason
+
+    def leave(self, number: int) -> None:
+        """Ask all to end at a signal of this number; may be called by its handler."""
+        self._wanted_signal = number
+
+    def tell_and_answer(self, learner: Learner) -> None:
+        """Answer what was asked a step ago; tell what is asked now, without waiting."""
+        if self._underway is not None and self._heard():
+            self._decide(learner)
+        self._tell(learner, False)
+
+    def agree(self, learner: Learner) -> None:
+        """Answer all that is asked up to now."""
+        left = self._underway is not None and self._heard()
+        self._tell(learner, left)
+        if self._heard():
+            self._decide(learner)
+
+    def _tell(self, learner: Learner, left: bool) -> None:
+        word = self._word
+        word[0] = left or self._has_wishes(learner)
+        word[1] = time.monotonic() if self.is_main else 0.0
+        self._underway = self.group.control.allreduce([word], self._options)
+
+    def _heard(self) -> bool:
+        """Wait for the network (and never for the device); whether anybody asks."""
+        self._underway.wait()
+        self._underway = None
+        is_asked, self._clock = self._word.tolist()
+        return bool(is_asked)
+
+    def _has_wishes(self, learner: Learner) -> bool:
+        has_new_loss = learner.non_finite != self._told_non_finite
+        is_asked = self._wanted_stop is not None or self._wanted_signal is not None
+        return is_asked or has_new_loss
+
+    def _decide(self, learner: Learner) -> None:
+        """Take the wish of the first process that has one; all do the same."""
+        own = (self._wanted_stop, self._wanted_signal, learner.non_finite)
+        stops, signals, lost = zip(*self.gather(own), strict=True)
+        self._wanted_stop = self._wanted_signal = None
+        self.signal = self.signal or next(filter(None, signals), None)
+        self._is_deciding = True
+        try:
+            first_lost = next(filter(None, lost), None)
+            if first_lost is not None:
+                learner.note_non_finite(*first_lost)
+            reason = next(filter(None, stops), None)
+            if reason is not None:
+                super().stop(learner, reason)
+        finally:
+            self._is_deciding = False
+        self._told_non_finite = learner.non_finite
+
+    def seconds(self) -> float:
+        """The main process's clock, as it was heard last."""
+        return self._clock
+
+    # ---- what is theirs together ------------------------------------------------
+
+    def sizes(self, learner: Learner) -> tuple[int, int]:
+        """Number of samples in the batch: this process's own, and that of all."""
+        share = self.shares.get((learner.stage, learner.training))
+        if share is None:  # every process has the whole batch
+            return super().sizes(learner)
+        return share.sizes(learner.iter)
+
+    def place(self, learner: Learner) -> None:
+        """Put the model where it is trained; called before every fit and evaluation."""
+        self.strategy.place(learner)
+
+    def model_state(self, learner: Learner) -> dict[str, Any]:
+        """The model's whole ``state_dict``, on the main process; empty on others."""
+        return self.strategy.model_state(learner)
+
+    def load_model_state(self, learner: Learner, state: Mapping[str, Any]) -> None:
+        """Take back what ``model_state`` returned, as the main process has it."""
+        self.strategy.load_model_state(learner, state)
+
+    def optimizer_state(self, learner: Learner) -> dict[str, Any]:
+        """The optimizer's whole ``state_dict``."""
+        return self.strategy.optimizer_state(learner)
+
+    def load_optimizer_state(self, learner: Learner, state: dict[str, Any]) -> None:
+        """Take back what ``optimizer_state`` returned."""
+        self.strategy.load_optimizer_state(learner, state)

@@ -1,0 +1,330 @@
+"""Fits that are tried in several processes, each a function that returns plain data.
+
+Run as a program it goes through those that are named, in every process that torchrun
+has started, and writes what each process got: `scenarios.py FOLDER NAME...`.
+"""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from callboard import Callback, Learner
+from callboard_distributed import DistributedCallback
+from callboard_recorder import Recorder, accuracy, epoch_metric
+
+
+def is_together():
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+class Losses(Callback):
+    """The loss of every step, of the whole batch."""
+
+    stages = ("fit",)
+    run_valid = False
+
+    def __init__(self):
+        self.seen = []
+
+    def after_loss(self):
+        own, total = self.learn.processes.sizes(self.learn)
+        loss = float(self.learn.loss.detach()) * own / total
+        self.seen.append(self.learn.processes.sum([loss])[0])
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + torch.relu(self.layer(self.norm(x)))
+
+
+def a_model(width=6):
+    torch.manual_seed(3)
+    blocks = [Block(width) for _ in range(3)]
+    return nn.Sequential(nn.Linear(4, width), *blocks, nn.Linear(width, 3))
+
+
+def samples(count, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(count, 4, generator=draw)
+    return TensorDataset(inputs, (inputs.sum(1) > 0).long() + (inputs[:, 0] > 1).long())
+
+
+def a_learner(strategy=None, *, train=None, cbs=(), model=None, options=None, **given):
+    losses = Losses()
+    together = []
+    if is_together() and strategy is not None:
+        together = [DistributedCallback(strategy, **(options or {}))]
+    # 45 samples in batches of 8: the last has 5, of which process 1 gets 2.
+    if train is None:
+        train = DataLoader(samples(45), 8, shuffle=True)
+    valid = DataLoader(samples(21, seed=1), 8)
+    learner = Learner(
+        (train, valid),
+        model or a_model(),
+        nn.CrossEntropyLoss(),
+        torch.optim.AdamW,
+        1e-2,
+        seed=5,
+        cbs=[*together, losses, Recorder(), *cbs],
+        **{"metrics": [accuracy], "device": "cpu", **given},
+    )
+    return learner, losses
+
+
+def here(tensor):
+    return not tensor.is_meta  # FSDP2's are whole in the main process alone
+
+
+def outcome(learner, losses):
+    """What the fit has come to."""
+    state = learner.processes.model_state(learner)
+    recorder = learner.recorder
+    results = {k: v for k, v in learner.results.items() if k != "time"}
+    return {
+        "losses": losses.seen,
+        "results": results,
+        "recorded": recorder.losses,
+        "steps": learner.train_iter,
+        "weights": [float(t.double().abs().sum()) for t in state.values() if here(t)],
+        "rank": learner.rank,
+    }
+
+
+def plain(strategy, **given):
+    learner, losses = a_learner(strategy, **given)
+    learner.fit(2)
+    return outcome(learner, losses)
+
+
+def ddp():
+    return plain("ddp")
+
+
+def fsdp2():
+    return plain("fsdp2")
+
+
+def hsdp():
+    return plain("fsdp2", options={"shard_size": 1})
+
+
+def recomputed():
+    return plain("fsdp2", options={"activation_checkpointing": True})
+
+
+def bfloat16():
+    return plain("fsdp2", options={"precision": "bfloat16"})
+
+
+def named_blocks():
+    return plain("fsdp2", options={"blocks": "Block"})
+
+
+def with_workers():
+    return plain("ddp", train=DataLoader(samples(45), 8, shuffle=True, num_workers=1))
+
+
+def a_list():
+    return plain("ddp", train=list(DataLoader(samples(45), 8)))
+
+
+class Unindexed:
+    """Any iterable of batches, shuffled by the global stream."""
+
+    def __iter__(self):
+        data = samples(45)
+        order = torch.randperm(45)
+        for begin in range(0, 45, 8):
+            yield data[order[begin : begin + 8]]
+
+
+def any_iterable():
+    return plain("ddp", train=Unindexed())
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from samples(45)
+
+
+def a_stream():
+    return plain("fsdp2", train=DataLoader(Stream(), 8))
+
+
+def one_left_over():
+    """41 samples: the last batch has one, and process 1 none of it."""
+    return plain("ddp", train=DataLoader(samples(41), 8, shuffle=True))
+
+
+def one_left_over_fsdp2():
+    return plain("fsdp2", train=DataLoader(samples(41), 8, shuffle=True))
+
+
+def summed_loss():
+    learner, losses = a_learner("ddp")
+    learner.loss_func = nn.CrossEntropyLoss(reduction="sum")
+    learner.fit(1)
+    return {"weights": outcome(learner, losses)["weights"]}
+
+
+def accumulated(strategy="ddp"):
+    from callboard_gradient_accumulation import GradientAccumulation
+
+    return plain(strategy, cbs=[GradientAccumulation(20)])
+
+
+def accumulated_fsdp2():
+    return accumulated("fsdp2")
+
+
+def clipped(strategy="ddp"):
+    from callboard_gradient_clip import GradientClip
+
+    return plain(strategy, cbs=[GradientClip(0.1)])
+
+
+def clipped_fsdp2():
+    return clipped("fsdp2")
+
+
+def scheduled():
+    from callboard_schedule import fit_one_cycle
+
+    learner, losses = a_learner("ddp")
+    fit_one_cycle(learner, 2, 1e-2)
+    return outcome(learner, losses)
+
+
+def unfrozen():
+    learner, losses = a_learner("ddp", model=a_model())
+    for parameter in learner.model[0].parameters():
+        parameter.requires_grad_(False)
+    learner.fit(1)
+    learner.unfreeze()
+    learner.fit(1)
+    return outcome(learner, losses)
+
+
+def correct(y_true, y_pred):
+    return float((y_true == y_pred).mean())
+
+
+def metrics():
+    import torchmetrics
+
+    kinds = [
+        accuracy,
+        torchmetrics.Accuracy(task="multiclass", num_classes=3),
+        epoch_metric(correct),
+    ]
+    learner, losses = a_learner("ddp", metrics=kinds)
+    learner.fit(1)
+    fitted = outcome(learner, losses)["results"]
+    return {"fitted": fitted, "validated": learner.validate()}
+
+
+def predictions():
+    from callboard_gather_preds import get_preds
+
+    learner, _ = a_learner("fsdp2")
+    learner.fit(1)
+    preds, _ = get_preds(learner)
+    return {"shape": list(preds.shape), "sum": float((preds * torch.arange(3)).sum())}
+
+
+class StopsAlone(Callback):
+    """Asks to stop, in the last process only."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def after_step(self):
+        is_last = self.learn.rank == self.learn.world_size - 1
+        if is_last and self.learn.train_iter + 1 == self.step:
+            self.learn.stop("enough")
+
+
+def stopped_by_one():
+    learner, losses = a_learner("ddp", cbs=[StopsAlone(3)])
+    learner.fit(2)
+    reasons = [learner.stop_reason]
+    return {**outcome(learner, losses), "reasons": reasons}
+
+
+class LosesAlone(Callback):
+    def after_loss(self):
+        if self.learn.training and self.learn.is_main and self.learn.train_iter == 2:
+            self.learn.note_non_finite(3, float("nan"))
+
+
+def lost_by_one():
+    learner, _ = a_learner("ddp", cbs=[LosesAlone()])
+    try:
+        learner.fit(2)
+    except BaseException as error:
+        return {**told(error), "steps": learner.train_iter}
+    return {"error": None}
+
+
+def told(error):
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    return {
+        "error": type(error).__name__,
+        "cause": type(cause).__name__,
+        "message": str(cause),
+    }
+
+
+class Extra(Callback):
+    name = "extra"
+
+
+def unlike():
+    rank = int(os.environ.get("RANK", "0"))
+    learner, _ = a_learner("ddp", cbs=[Extra()] if rank else [])
+    try:
+        learner.fit(1)
+    except BaseException as error:
+        return told(error)
+    return {"error": None}
+
+
+def where():
+    learner, _ = a_learner("ddp")
+    return {
+        "rank": learner.rank,
+        "world_size": learner.world_size,
+        "is_main": learner.is_main,
+        "device": str(learner.device),
+    }
+
+
+def run(names, folder):
+    rank = os.environ.get("RANK", "0")
+    for name in names:
+        try:
+            got = globals()[name]()
+        except Exception:
+            import traceback
+
+            got = {"crashed": traceback.format_exc()}
+        Path(folder, f"{name}-{rank}.json").write_text(json.dumps(got))
+        if "crashed" in got:
+            print(name, rank, got["crashed"], file=sys.stderr)
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    run(sys.argv[2:], sys.argv[1])

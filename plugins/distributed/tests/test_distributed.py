@@ -1,0 +1,245 @@
+"""Several processes train as one; the tests start two, over gloo, on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from callboard import Learner
+from callboard.errors import OptionError
+from callboard_distributed import DistributedCallback
+from callboard_distributed.comparing import differences
+from callboard_distributed.shares import PartSampler, bounds, own_slice
+from callboard_distributed.strategies import recompute, repeated_blocks
+
+HERE = Path(__file__).parent
+SECONDS = 240
+SAME_AS_ALONE = [
+    *("ddp", "fsdp2", "hsdp", "recomputed", "named_blocks", "with_workers", "a_list"),
+    *("any_iterable", "a_stream", "one_left_over", "one_left_over_fsdp2"),
+    *("accumulated", "accumulated_fsdp2", "clipped", "clipped_fsdp2", "scheduled"),
+    "unfrozen",
+]
+OTHERS = [
+    *("where", "summed_loss", "metrics", "predictions", "bfloat16", "stopped_by_one"),
+    *("lost_by_one", "unlike"),
+]
+
+
+def environment():
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV"))}
+    return {**kept, "CALLBOARD_AUTOLOAD": "0", "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(*command, num_processes=2, options=(), **given):
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    start += ["--nproc-per-node", str(num_processes), *options]
+    return subprocess.run(
+        [*start, *map(str, command)],
+        env={**environment(), **given.pop("env", {})},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        **given,
+    )
+
+
+@pytest.fixture(scope="module")
+def in_two(tmp_path_factory):
+    """What all scenarios came to in two processes, by name: one of each process."""
+    folder = tmp_path_factory.mktemp("two")
+    names = [*SAME_AS_ALONE, *OTHERS]
+    done = torchrun(HERE / "scenarios.py", folder, *names)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {
+        name: [
+            json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in "01"
+        ]
+        for name in names
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What the same scenarios came to in one process."""
+    folder = tmp_path_factory.mktemp("one")
+    names = [*SAME_AS_ALONE, *OTHERS]
+    subprocess.run(
+        [sys.executable, HERE / "scenarios.py", folder, *names],
+        env={**environment(), "WORLD_SIZE": "1"},
+        check=True,
+        timeout=SECONDS,
+    )
+    return {name: json.loads((folder / f"{name}-0.json").read_text()) for name in names}
+
+
+def test_each_process_knows_its_place(in_two):
+    assert [each["rank"] for each in in_two["where"]] == [0, 1]
+    assert [each["world_size"] for each in in_two["where"]] == [2, 2]
+    assert [each["is_main"] for each in in_two["where"]] == [True, False]
+
+
+@pytest.mark.parametrize("scenario", SAME_AS_ALONE)
+def test_two_processes_have_the_losses_of_one(in_two, alone, scenario):
+    one = alone[scenario]
+
+    for process in in_two[scenario]:
+        assert process["steps"] == one["steps"]
+        assert process["losses"] == pytest.approx(one["losses"], rel=1e-6, abs=1e-6)
+        assert process["recorded"] == pytest.approx(one["recorded"], rel=1e-6, abs=1e-6)
+        assert process["results"] == pytest.approx(one["results"], rel=1e-6, abs=1e-6)
+    weights = in_two[scenario][0]["weights"]
+    assert weights == pytest.approx(one["weights"], rel=1e-5, abs=1e-5)
+
+
+def test_a_loss_that_is_a_sum_is_one(in_two, alone):
+    weights = in_two["summed_loss"][0]["weights"]
+
+    assert weights == pytest.approx(alone["summed_loss"]["weights"], rel=1e-5, abs=1e-5)
+
+
+def test_metrics_are_those_of_all_samples(in_two, alone):
+    for process in in_two["metrics"]:
+        for when in ("fitted", "validated"):
+            assert process[when] == pytest.approx(alone["metrics"][when])
+
+
+def test_predictions_are_of_all_samples_in_every_process(in_two, alone):
+    for process in in_two["predictions"]:
+        assert process["shape"] == [21, 3]
+        assert process["sum"] == pytest.approx(alone["predictions"]["sum"], abs=1e-4)
+
+
+def test_bfloat16_learns_about_the_same(in_two, alone):
+    losses, exact = in_two["bfloat16"][0]["losses"], alone["bfloat16"]["losses"]
+
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.05)
+
+
+def test_a_stop_that_one_asks_for_is_answered_by_all_a_step_later(in_two):
+    first, second = in_two["stopped_by_one"]
+
+    assert first["reasons"] == second["reasons"] == ["enough"]
+    assert first["steps"] == second["steps"] == 4  # asked in the third
+
+
+def test_a_loss_that_is_no_number_in_one_is_an_error_in_all(in_two):
+    first, second = in_two["lost_by_one"]
+
+    assert first["cause"] == second["cause"] == "NonFiniteError"
+    assert first["message"] == second["message"]
+    assert first["steps"] == second["steps"]
+
+
+def test_one_process_tells_of_an_error_and_the_others_end_quietly(in_two):
+    errors = {each["error"] for each in in_two["unlike"]}
+
+    assert errors == {"DifferenceError", "EndedByAnother"}
+
+
+def test_a_plugin_that_only_one_process_has_is_named(in_two):
+    for process in in_two["unlike"]:
+        assert process["cause"] == "DifferenceError"
+        assert "process 1 would not train as process 0" in process["message"]
+        assert "plugin extra" in process["message"]
+        assert "place of" not in process["message"]
+
+
+def a_small_learner(**options):
+    data = TensorDataset(torch.randn(6, 2), torch.randn(6, 1))
+    given = {"device": "cpu", "cbs": DistributedCallback(**options)}
+    return Learner(DataLoader(data, 2), nn.Linear(2, 1), nn.MSELoss(), seed=1, **given)
+
+
+def test_one_process_needs_no_group_for_ddp():
+    learner = a_small_learner()
+
+    learner.fit(1)
+
+    assert not torch.distributed.is_initialized()
+    assert learner.world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "zero"}, 'strategy must be "ddp" or "fsdp2"'),
+        ({"precision": "bfloat16"}, "precision is for strategy='fsdp2'"),
+        ({"strategy": "fsdp2", "precision": "int8"}, "precision must be one of"),
+        ({"strategy": "fsdp2", "shard_size": 0}, "shard_size must be from 1 on"),
+        ({"timeout_seconds": 0}, "timeout_seconds must be above 0"),
+    ],
+    ids=["strategy", "ddp", "precision", "shard_size", "timeout"],
+)
+def test_an_option_that_cannot_be_used_is_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        DistributedCallback(**options)
+
+
+def test_the_parts_of_a_batch_are_all_of_it_and_differ_by_one_at_most():
+    for size in range(20):
+        parts = [bounds(size, part, 4) for part in range(4)]
+        assert [n for begin, end in parts for n in range(begin, end)] == [*range(size)]
+        assert max(e - b for b, e in parts) - min(e - b for b, e in parts) <= 1
+
+
+def test_a_process_without_a_sample_takes_the_first_to_keep_in_step():
+    sampler = PartSampler([[3, 1], [2]], part=1, num_parts=2)
+
+    assert list(sampler) == [[1], [2]]
+    assert sampler.sizes == [(1, 2), (0, 1)]
+
+
+def test_a_slice_is_of_every_part_of_a_batch():
+    batch = {"x": torch.arange(5), "names": list("abcde"), "scale": torch.tensor(2.0)}
+
+    own = own_slice((batch, torch.arange(5)), 1, 2)
+
+    assert own[0]["x"].tolist() == own[1].tolist() == [3, 4]
+    assert own[0]["names"] == ["d", "e"]
+    assert own[0]["scale"] == 2.0
+
+
+def test_the_blocks_of_a_model_are_what_its_containers_repeat():
+    block = lambda: nn.Sequential(nn.Linear(2, 2), nn.ReLU())  # noqa: E731
+    layers = nn.ModuleList([block(), block()])
+    model = nn.ModuleDict({"layers": layers, "head": nn.Linear(2, 1)})
+
+    assert set(repeated_blocks(model)) == set(layers)
+
+
+def test_a_block_that_is_not_there_is_named():
+    with pytest.raises(OptionError, match="the model has no Decoder"):
+        repeated_blocks(nn.Linear(2, 1), ["Decoder"])
+
+
+def test_a_block_that_is_computed_again_has_the_gradients_that_it_had():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    inputs, names = torch.randn(2, 3), list(block.state_dict())
+    block(inputs).sum().backward()
+    before = block[0].weight.grad.clone()
+    block.zero_grad()
+
+    recompute(block)
+    block(inputs).sum().backward()
+
+    assert torch.equal(block[0].weight.grad, before)
+    assert list(block.state_dict()) == names
+
+
+def test_what_two_processes_have_different_is_said_a_line_each():
+    said = differences({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 4, "d": 5})
+
+    assert said == [
+        "b: 4 here, 2 in process 0",
+        "c: 3 there in process 0, missing here",
+        "d: 5 here, missing in process 0",
+    ]

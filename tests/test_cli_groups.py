@@ -97,6 +97,17 @@ def test_a_wrong_command_gets_a_suggestion(lights):
     assert 'Did you mean "lights"?' in run("light", code=2).stderr
 
 
+def test_a_command_that_is_not_installed_says_where_to_get_it(monkeypatch):
+    monkeypatch.setattr("callboard.metadata.names_in_extras", lambda: ["tide"])
+
+    error = " ".join(run("tide", code=2).stderr.split())
+
+    assert error.endswith(
+        'There is no command "callboard tide". callboard-tide offers it: '
+        "python -m pip install callboard-tide"
+    )
+
+
 def test_a_command_of_a_plugin_is_in_the_help_without_being_imported(lights):
     text = run("--help").stdout
 

@@ -109,5 +109,24 @@ def test_an_installed_plugin_that_is_not_active_is_pointed_to_why(shop):
 
     error = run("order", "train.py", "--explain", "lamp", "late", code=2).stderr
 
-    assert "no active plugin has the key 'lamp'" in error
+    assert 'No active plugin has the key "lamp"' in error
     assert "callboard plugins why lamp" in error
+
+
+def test_a_name_that_is_not_active_gets_a_suggestion_or_where_to_get_it(monkeypatch):
+    monkeypatch.setattr("callboard.metadata.names_in_extras", lambda: ["tide"])
+
+    def refusal(name):
+        return run("order", "train.py", "--explain", name, "late", code=2).stderr
+
+    assert 'Did you mean "middle"?' in refusal("midle")
+    assert "python -m pip install callboard-tide" in " ".join(refusal("tide").split())
+
+
+def test_many_active_plugins_are_counted_and_not_listed(monkeypatch):
+    monkeypatch.setattr("callboard.explaining.MAX_LISTED", 2)
+
+    error = run("order", "train.py", "--explain", "nobody", "late", code=2).stderr
+
+    assert "which `callboard order` lists" in " ".join(error.split())
+    assert "middle" not in error

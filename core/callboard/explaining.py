@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from callboard import discovery
-from callboard.errors import UnknownPluginError
+from callboard.errors import UnknownPluginError, suggestion
 from callboard.events import EVENTS
 from callboard.ordering import Explanation
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from callboard.dispatch import Board
 
 IN_ORDER = ""
+#: Beyond this many names nobody reads a message to its end.
+MAX_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,16 @@ def explain(board: Board, one: str, other: str) -> ExplainedOrder:
 
 def _refuse(board: Board, key: str) -> None:
     """Say more of a name that is not active than that it is not."""
-    try:
-        board.running_order.explain(key, key)
-    except UnknownPluginError as error:
-        if any(plugin.name == key for plugin in discovery.installed()):
-            hint = f" It is installed: `callboard plugins why {key}` says more."
-            raise UnknownPluginError(f"{error}{hint}") from None
-        raise
+    keys = board.running_order.keys
+    active = ", ".join(keys) or "none"
+    if len(keys) > MAX_LISTED:
+        active = f"{len(keys)}, which `callboard order` lists"
+    if any(plugin.name == key for plugin in discovery.installed()):
+        hint = f" It is installed: `callboard plugins why {key}` says more."
+    else:
+        hint = discovery.install_hint(key) or suggestion(key, keys)
+    message = f'No active plugin has the key "{key}"; active: {active}.{hint}'
+    raise UnknownPluginError(message)
 
 
 def _meeting(board: Board, event: str, explanation: Explanation) -> Meeting | None:

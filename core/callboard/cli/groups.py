@@ -71,15 +71,25 @@ class LazyGroup(click.Group):
         name = args[0]
         command = self.get_command(ctx, name)
         if command is None and not name.startswith("-"):
-            near = suggestion(name, self.list_commands(ctx))
-            ctx.fail(f'There is no command "{ctx.command_path} {name}".{near}')
+            hint = self.hint(name) or suggestion(name, self.list_commands(ctx))
+            ctx.fail(f'There is no command "{ctx.command_path} {name}".{hint}')
         if command is None:
             return super().resolve_command(ctx, args)
         return name, command, args[1:]
 
+    def hint(self, name: str) -> str:
+        """Where to get a command that is not there, if that is known."""
+        return ""
+
 
 class MainGroup(LazyGroup):
     """``callboard`` itself: its own commands, and those of installed plugins."""
+
+    def hint(self, name: str) -> str:
+        """The distribution of a plugin that is not installed."""
+        from callboard import discovery
+
+        return discovery.install_hint(name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, those of plugins included."""

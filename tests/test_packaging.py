@@ -17,26 +17,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from callboard.authoring import GROUP_NAMES, list_faults
+
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core" / "callboard"
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
-ENTRY_POINT_GROUPS = {
-    "callboard.adapters",
-    "callboard.callbacks",
-    "callboard.commands",
-    "callboard.methods",
-    "callboard.plugins",
-}
-README_HEADINGS = [
-    "What it does",
-    "Install",
-    "Use",
-    "When it runs",
-    "Options",
-    "Limits",
-    "Source",
-]
-
+ENTRY_POINT_GROUPS = {f"callboard.{name}" for name in GROUP_NAMES}
 every_plugin = pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 
 
@@ -145,17 +131,8 @@ def test_entry_points_of_a_plugin_name_what_its_module_defines(plugin):
 
 
 @every_plugin
-def test_readme_of_a_plugin_has_the_seven_headings(plugin):
-    readme = (plugin / "README.md").read_text()
-    prose = re.sub(r"^```.*?^```", "", readme, flags=re.DOTALL | re.MULTILINE)
-
-    assert re.findall(r"^# (.+)$", prose, re.MULTILINE) == [distribution(plugin)]
-    assert re.findall(r"^## (.+)$", prose, re.MULTILINE) == README_HEADINGS
-
-
-@every_plugin
-def test_plugin_has_tests_of_its_own(plugin):
-    assert list(plugin.glob("tests/test_*.py"))
+def test_plugin_keeps_the_rules_of_what_callboard_new_writes(plugin):
+    assert list_faults(plugin) == []
 
 
 @every_plugin

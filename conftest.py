@@ -1,6 +1,11 @@
 """What every test of the repository gets, the plugins' own included."""
 
+import os
+
 import pytest
+
+# For fixtures of whole modules, which come before those of one test.
+os.environ["CALLBOARD_AUTOLOAD"] = "0"
 
 
 @pytest.fixture(autouse=True)

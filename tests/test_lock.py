@@ -490,6 +490,8 @@ def test_what_can_be_compared_with_nothing_is_refused(site):
 
     error = run("plugins", "diff", "nothing", "here", code=2).stderr
     assert "nothing is no lock, checkpoint" in error
+    error = run("plugins", "diff", "nowhere.py", "here", code=2).stderr
+    assert error.startswith("Error: nowhere.py does not exist.")
     assert run("plugins", "diff", "empty", "here", code=2).stderr
 
 

@@ -125,11 +125,13 @@ def _is_text(file: Path) -> bool:
 
 
 def _of_target(text: str) -> Lock:
-    from callboard.cli.target import load_learner
+    from callboard.cli.target import load_learner, parse_target
 
     try:
         learner = load_learner(text)  # held: its board is not for long
     except TargetError as error:
+        if parse_target(text).is_file:
+            raise  # what was meant is clear
         raise LockError(
             f"{text} is no lock, checkpoint, environment or target: {error}"
         ) from error

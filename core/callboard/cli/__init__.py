@@ -12,11 +12,13 @@ from callboard import __version__
 from callboard.cli.groups import Home, MainGroup
 
 HOMES = {
+    "completion": Home("callboard.cli.completion", "Let Tab complete what is typed."),
     "events": Home("callboard.cli.events", "What the loop calls, and when."),
     "fit": Home("callboard.cli.fit", "Train the Learner that a file or module makes."),
     "new": Home("callboard.cli.new", "Write a distribution with a plugin of your own."),
     "order": Home("callboard.cli.order", "Who runs when in the loop, and why."),
     "plugins": Home("callboard.cli.plugins", "What is installed, and what it does."),
+    "stubs": Home("callboard.cli.stubs", "Tell type checkers what is installed."),
 }
 
 

@@ -14,6 +14,7 @@ import click
 from callboard import discovery
 from callboard.activation import DECLARATIONS, automatic, automatic_member, joined
 from callboard.callback import LEARNER_ATTRIBUTES, Callback
+from callboard.cli.completion import any_names
 from callboard.cli.specimens import board_of, gathered, specimen, usable
 from callboard.cli.text import columns, wrapped
 from callboard.configuration import Configuration, load_configuration
@@ -57,7 +58,7 @@ class Report:
 
 
 @click.command("check")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=any_names)
 @click.option(
     "--quick", is_flag=True, help="Import and validate NAME only; train nothing."
 )

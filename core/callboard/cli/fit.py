@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from callboard import discovery
+from callboard.cli.completion import plugin_names, schedule_names
 from callboard.cli.text import short_path, wrapped
 from callboard.configuration import CommandLine, command_line
 from callboard.discovery import InstalledPlugin
@@ -110,6 +111,7 @@ def read_file(
     "--schedule",
     callback=read_name,
     metavar="NAME",
+    shell_complete=schedule_names,
     help="Fit with the installed method fit_NAME, as in --schedule one-cycle.",
 )
 @click.option(
@@ -118,12 +120,14 @@ def read_file(
     callback=read_names,
     multiple=True,
     metavar="NAME:OPT=VALUE,...",
+    shell_complete=plugin_names,
     help="A plugin that takes part, with its options.",
 )
 @click.option(
     "--without",
     multiple=True,
     metavar="NAME",
+    shell_complete=plugin_names,
     help="A plugin that takes no part.",
 )
 @click.option(

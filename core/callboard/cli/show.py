@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from callboard.cli.completion import any_names
 from callboard.cli.text import columns, short_path, wrapped
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=any_names)
 def command(name: str) -> None:
     """All about one plugin: what it does, its options, when it runs, its source.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from callboard import discovery
+from callboard.cli.completion import plugin_names
 from callboard.cli.fit import Named, read_assignments, read_names
 from callboard.cli.text import columns, wrapped
 from callboard.configuration import (
@@ -61,7 +62,7 @@ class Answer:
 
 
 @click.command("why")
-@click.argument("name")
+@click.argument("name", shell_complete=plugin_names)
 @click.argument("target", required=False)
 @click.option(
     "--with",

@@ -1,6 +1,7 @@
 """Look into the layers of a model: hooks, and the statistics of their activations.
 
-Listens to  do_fit (around it), before_fit, before_batch, after_batch, teardown
+Listens to  do_fit (around it), before_fit, before_batch, after_pred, after_batch,
+            teardown
 Changes     nothing; hooks are taken off however a fit ends
 Source      names and options of fastai's hooks; the colour plot of activations is that
             of Howard & Gugger 2020, Deep Learning for Coders, chapter 13

@@ -107,13 +107,15 @@ class ActivationStats(HookCallback):
         self._sizes: list[int] | None = None
         self._stride, self._num_seen = 1, 0
         self._of_batch: dict[int, list[Tensor]] = {}
+        self._is_predicted = False
         self._error: Exception | None = None
 
     def hook(self, m: nn.Module, i: Any, o: Any) -> None:
         """Note the statistics of each tensor of an output, in training only."""
         learner = self.learn
-        # Hooks also see a validation inside a callback.
-        if not learner.training or learner.stage != "fit":
+        # Hooks also see a validation inside a callback, and whoever calls the model
+        # behind the prediction, as a tracer does.
+        if self._is_predicted or not learner.training or learner.stage != "fit":
             return
         try:
             tensors = tensors_in(o)
@@ -127,6 +129,15 @@ class ActivationStats(HookCallback):
         """Forget the last fit; find the layers and put hooks on."""
         self._forget()
         super().before_fit()
+
+    def before_batch(self) -> None:
+        """Wait for the prediction."""
+        super().before_batch()
+        self._is_predicted = False
+
+    def after_pred(self) -> None:
+        """Look away from here on."""
+        self._is_predicted = True
 
     def after_batch(self) -> None:
         """Keep the numbers of this batch, on the device."""

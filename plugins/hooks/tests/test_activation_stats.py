@@ -344,6 +344,23 @@ def test_validation_is_not_counted_inside_a_callback_either():
     assert means == pytest.approx([p.mean().item() for p in capture.preds], rel=1e-5)
 
 
+def test_whoever_else_calls_the_model_is_not_counted():
+    class Tracer(Callback):
+        run_before = "activation-stats"
+
+        def after_batch(self):
+            with torch.no_grad():
+                self.learn.model(torch.full((2, 3), 100.0))
+
+    plain, traced = a_learner(ActivationStats()), a_learner(ActivationStats(), Tracer())
+    plain.fit(1)
+    traced.fit(1)
+
+    torch.testing.assert_close(
+        traced.activation_stats.numbers, plain.activation_stats.numbers
+    )
+
+
 def test_a_layer_that_gives_several_tensors_has_several_rows():
     class Recurrent(nn.Module):
         def __init__(self):

@@ -28,6 +28,8 @@ class Normalize(Callback):
 
     name = "normalize"
     role = "modify"
+    run_after = "progressive-resizing"
+    run_before = ("mixup", "cutmix", "channels-last")
     stages = ("fit", "validate", "predict", "lr-find")
 
     def __init__(

@@ -1068,6 +1068,14 @@ def test_other_callbacks_stay_beside_it():
     assert list(learner.cbs.keys()) == ["normalize", "recording"]
 
 
+def test_images_are_resized_then_normalised_then_mixed():
+    names = ("mixup", "cutmix", "channels-last", "progressive-resizing")
+    others = [type(name, (Recording,), {"name": name})() for name in names]
+    learner = learner_of(ResNet, normalize=True, cbs=others)
+
+    assert list(learner.cbs.keys())[:2] == ["progressive-resizing", "normalize"]
+
+
 class Recording(Callback):
     def after_batch(self):
         pass

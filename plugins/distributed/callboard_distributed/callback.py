@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
 
-from callboard import Callback, hookimpl, loop
+from callboard import Callback, hookimpl
 from callboard.errors import OptionError
 from callboard.losses import reduction_of
 from callboard.processes import num_started
@@ -60,6 +60,11 @@ class DistributedCallback(Callback):
     ranks = "all"
     stages = ("fit", "validate", "predict", "lr-find")
     run_before = ("prefetch", "short-epoch")
+    conflicts_with: Mapping[str, str] = {
+        "compile": "what it predicts with does not sum gradients over processes",
+        "cuda-graphs": "what it predicts with does not sum gradients over processes",
+        "parallel-trainer": "every process has a GPU of its own",
+    }
 
     def __init__(
         self,
@@ -193,10 +198,10 @@ class DistributedCallback(Callback):
     # ---- the steps ------------------------------------------------------------
 
     def do_predict(self) -> Any:
-        """Predict so that the gradients will be summed, where they shall be."""
+        """Predict so that the gradients will be summed; None leaves it to the loop."""
         together, learner = self._together, self.learn
         if together is None or not learner.training:
-            return loop.predict(learner)
+            return None
         sums = together.sums_gradients
         return together.strategy.predict(learner, sums_gradients=sums)
 
@@ -222,11 +227,13 @@ class DistributedCallback(Callback):
         else:
             together.agree(learner)
 
-    @hookimpl(trylast=True)
-    def after_train(self) -> None:
+    @hookimpl(wrapper=True)
+    def after_train(self) -> Generator[None, Any, Any]:
         """Answer what was asked in training, before a validation begins."""
+        done = yield
         if self._together is not None:
             self._together.agree(self.learn)
+        return done
 
     @hookimpl(tryfirst=True)
     def after_epoch(self) -> None:

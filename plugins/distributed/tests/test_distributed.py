@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callboard import Learner
-from callboard.errors import OptionError
+from callboard import Callback, Learner
+from callboard.errors import ActivationError, OptionError
 from callboard_distributed import DistributedCallback
 from callboard_distributed.comparing import differences
 from callboard_distributed.shares import PartSampler, bounds, own_slice
@@ -152,9 +152,10 @@ def test_a_plugin_that_only_one_process_has_is_named(in_two):
         assert "place of" not in process["message"]
 
 
-def a_small_learner(**options):
+def a_small_learner(*others, **options):
     data = TensorDataset(torch.randn(6, 2), torch.randn(6, 1))
-    given = {"device": "cpu", "cbs": DistributedCallback(**options)}
+    cbs = [*others, DistributedCallback(**options)]
+    given = {"device": "cpu", "cbs": cbs}
     return Learner(DataLoader(data, 2), nn.Linear(2, 1), nn.MSELoss(), seed=1, **given)
 
 
@@ -213,6 +214,22 @@ def test_the_blocks_of_a_model_are_what_its_containers_repeat():
     model = nn.ModuleDict({"layers": layers, "head": nn.Linear(2, 1)})
 
     assert set(repeated_blocks(model)) == set(layers)
+
+
+def test_it_runs_beside_prefetch_and_answers_behind_it():
+    learner = a_small_learner("prefetch")
+
+    learner.fit(1)
+
+    assert list(learner.cbs.keys()) == ["distributed", "prefetch"]
+
+
+@pytest.mark.parametrize("name", ["compile", "cuda-graphs", "parallel-trainer"])
+def test_what_predicts_in_the_models_place_is_refused(name):
+    other = type("Other", (Callback,), {"name": name})
+
+    with pytest.raises(ActivationError, match=r"distributed .*since"):
+        a_small_learner(other())
 
 
 def test_a_block_that_is_not_there_is_named():

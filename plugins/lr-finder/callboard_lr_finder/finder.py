@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from numbers import Integral, Real
@@ -64,6 +64,11 @@ class LRFinder(Callback):
     stages = ("fit", "lr-find")
     run_valid = False
     run_after = "schedule"
+    # Of those who use it in a plain fit; lr_find leaves them out by itself.
+    conflicts_with: Mapping[str, str] = dict.fromkeys(
+        ("early-stopping", "reduce-lr-on-plateau", "save-model", "tracker"),
+        "a search validates nothing that could be monitored; use learn.lr_find()",
+    )
 
     def __init__(
         self,
@@ -245,6 +250,7 @@ def lr_find(
     """
     named = _named(suggest_funcs)
     finder = LRFinder(start_lr, end_lr, num_it, stop_div)
+    finder.conflicts_with = {}  # who has no part in this stage is in nobody's way
     per_epoch = num_batches(learner.dls.train)
     n_epoch = finder.num_it if not per_epoch else finder.num_it // per_epoch + 1
     with (

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from callboard import Callback, DataLoaders, Learner
-from callboard.errors import CallboardWarning, DataError, OptionError
+from callboard.errors import ActivationError, CallboardWarning, DataError, OptionError
 from callboard.testing import cost_per_step
 from callboard_lr_finder import LRFinder, lr_find, minimum, slide, steep, valley
 from callboard_lr_finder.finder import is_diverged
@@ -449,6 +449,20 @@ def test_a_search_in_a_plain_fit_puts_weights_and_optimizer_back():
     after = everything(learner)
     for part in ("weights", "opt", "requires_grad"):
         assert_same(after[part], before[part])
+
+
+def test_what_monitors_a_result_is_refused_in_a_fit_and_left_out_of_lr_find():
+    class Monitor(Callback):
+        name = "early-stopping"
+
+        def after_epoch(self):
+            raise AssertionError("it takes part in the search")
+
+    learner = a_learner(Monitor())
+
+    with pytest.raises(ActivationError, match=r"monitored; use learn\.lr_find"):
+        learner.fit(1, cbs=LRFinder())
+    search(learner)
 
 
 def test_a_model_with_lazy_weights_is_refused_untouched():

@@ -9,7 +9,7 @@ Source      torch.cuda.make_graphed_callables; Nguyen et al. 2021, "Accelerating
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -54,7 +54,9 @@ class CudaGraphs(Callback):
 
     name = "cuda-graphs"
     role = "modify"
-    conflicts_with = "compile"
+    conflicts_with: Mapping[str, str] = {
+        "compile": "both would predict in place of the model"
+    }
     stages = ("fit", "lr-find")
     run_valid = False
 

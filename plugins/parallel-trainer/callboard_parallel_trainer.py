@@ -79,7 +79,8 @@ class ParallelTrainer(Callback):
     role = "modify"
     stages = ("fit", "validate", "predict", "lr-find")
     conflicts_with: Mapping[str, str] = {
-        "compile": "both would predict in place of the model"
+        "compile": "both would predict in place of the model",
+        "cuda-graphs": "both would predict in place of the model",
     }
 
     def __init__(self, device_ids: Sequence[int] | None = None) -> None:

@@ -103,6 +103,8 @@ class GANTrainer(Callback):
     role = "modify"
     stages = ("fit", "validate", "predict", "lr-find")
     conflicts_with: Mapping[str, str] = {
+        "bn-freeze": "the network that waits is frozen too, and its normalisation "
+        "would stay so in its own turn",
         "cutmix": "a real item is no label, to be mixed as the input is",
         "gradient-accumulation": "its windows would span turns of both networks",
         "mixup": "a real item is no label, to be mixed as the input is",

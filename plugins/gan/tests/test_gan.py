@@ -881,7 +881,9 @@ def test_what_needs_a_trainer_says_so(switcher):
         Learner(make_dls(), nn.Linear(2, 2), nn.MSELoss(), cbs=switcher())
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix", "gradient-accumulation"])
+@pytest.mark.parametrize(
+    "name", ["mixup", "cutmix", "gradient-accumulation", "bn-freeze"]
+)
 def test_what_would_mix_the_turns_is_refused(name):
     other = type("Other", (Callback,), {"name": name, "after_batch": lambda self: None})
 

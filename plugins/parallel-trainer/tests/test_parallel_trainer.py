@@ -194,9 +194,10 @@ def test_a_model_with_a_loss_of_its_own_is_refused(two_gpus):
         tiny_learner("unlabelled", cbs=ParallelTrainer()).fit(1)
 
 
-def test_it_is_refused_beside_compile():
+@pytest.mark.parametrize("name", ["Compile", "CudaGraphs"])
+def test_it_is_refused_beside_what_predicts_in_the_models_place(name):
     with pytest.raises(ActivationError, match="both would predict in place of"):
-        tiny_learner(cbs=[ParallelTrainer(), type("Compile", (Callback,), {})()])
+        tiny_learner(cbs=[ParallelTrainer(), type(name, (Callback,), {})()])
 
 
 def test_the_methods_turn_it_on_once_and_off_again(two_gpus):

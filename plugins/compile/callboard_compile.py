@@ -1,6 +1,7 @@
 """Run the model through torch.compile, and the loss with it where nobody is between.
 
-Listens to  before_train, before_validate, do_predict, do_loss
+Listens to  before_train, before_validate, do_predict, do_loss, after_train,
+            after_validate
 Changes     how prediction, loss and their gradients are worked out; not the model
             itself, whose weights keep their names
 Source      torch.compile
@@ -38,9 +39,9 @@ Shape = tuple[Any, ...]
 class Compile(Callback):
     """Runs the model through ``torch.compile``.
 
-    Batches of a shape are compiled for when the shape comes for the second time, so
-    that a last, smaller batch is not. What cannot be compiled goes through the model as
-    ever, and ``reason`` says why.
+    Batches of a shape are compiled for when the shape comes for the second time in an
+    epoch, so that a last, smaller batch is not. What cannot be compiled goes through
+    the model as ever, and ``reason`` says why.
 
     Args:
         what: ``"model"``; ``"step"`` for prediction and loss as one, with the backward
@@ -51,6 +52,7 @@ class Compile(Callback):
     Attributes:
         reason: Why nothing is compiled; empty where something is, or will be.
         compiled: What is compiled for the phase that runs: ``"model"`` or ``"step"``.
+        seen: How often each shape came in the fit: 1, or 2 for twice and more.
 
     Raises:
         OptionError: An option has a value that it cannot have.
@@ -69,7 +71,9 @@ class Compile(Callback):
         self.reason = ""
         self.compiled = "model"
         self.seen: dict[Shape, int] = {}
-        self._seen_before: set[str] = set()
+        self._seen_before: dict[str, int] = {}
+        # An evaluation in the midst of a fit changes nothing of it.
+        self._seen_elsewhere: dict[Shape, int] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._model: torch.nn.Module | None = None
         self._loss: Tensor | None = None
@@ -120,16 +124,38 @@ class Compile(Callback):
 
     def _is_known(self, xb: Any, yb: Any) -> bool:
         shape = (self.learn.training, *shapes_of(xb), *shapes_of(yb))
-        number = self.seen.get(shape)
+        seen = self._seen_in_stage()
+        number = seen.get(shape)
         if number is None:
-            if len(self.seen) >= MOST_SHAPES:
+            if len(seen) >= MOST_SHAPES:
                 return False
             # A run that goes on compiles where the saved one did, bit for bit.
-            number = int(repr(shape) in self._seen_before)
-            self.seen[shape] = number
-        if number == 0:
-            self.seen[shape] = 1
+            number = self._seen_before.get(repr(shape), 0)
+        seen[shape] = min(number + 1, 2)
         return number > 0
+
+    def _seen_in_stage(self) -> dict[Shape, int]:
+        return self.seen if self.learn.stage == "fit" else self._seen_elsewhere
+
+    def after_train(self) -> None:
+        """Forget shapes that came once: the last, smaller batch of every epoch."""
+        self._forget_single_shapes(is_training=True)
+
+    def after_validate(self) -> None:
+        """Forget shapes that came once."""
+        self._forget_single_shapes(is_training=False)
+
+    def _forget_single_shapes(self, *, is_training: bool) -> None:
+        seen = self._seen_in_stage()
+        for shape in [shape for shape, number in seen.items() if number == 1]:
+            if shape[0] is is_training:
+                del seen[shape]
+        if seen is self.seen:
+            self._seen_before = {
+                shape: number
+                for shape, number in self._seen_before.items()
+                if number > 1 or not shape.startswith(f"({is_training}")
+            }
 
     def _predict(self) -> Any:
         learner = self.learn
@@ -169,11 +195,12 @@ class Compile(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The shapes that came, so that a run that goes on compiles for the same."""
-        return {"seen": sorted({*map(repr, self.seen), *self._seen_before})}
+        seen = {repr(shape): number for shape, number in self.seen.items()}
+        return {"seen": {**self._seen_before, **seen}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
-        self._seen_before = set(state["seen"])
+        self._seen_before = dict(state["seen"])
         self.seen = {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from callboard import Callback, Learner
-from callboard_compile import Compile
+from callboard.cli import main
 from callboard_fast import Fast, choices
+from callboard_prefetch import Prefetch
 
 
 def loader():
@@ -30,10 +32,11 @@ def chosen(learner):
     return {choice.plugin: choice.is_used for choice in choices(learner)}
 
 
-def test_on_a_cpu_a_small_model_gets_a_fused_optimizer_and_whole_batches():
+def test_on_a_cpu_convolutions_are_turned_and_nothing_is_compiled():
     learner = make(Fast(show=False))
 
-    assert set(learner.cbs.keys()) == {"fast", "fused-optimizer", "prefetch"}
+    added = {"fused-optimizer", "prefetch", "channels-last"}
+    assert set(learner.cbs.keys()) == {"fast", *added}
 
 
 def test_it_learns_what_the_plain_run_learns_but_for_rounding():
@@ -55,7 +58,7 @@ def test_it_says_what_it_chose_and_why(capsys):
         "fast: fused-optimizer: on, since torch has AdamW in a fused form for cpu"
     )
     assert len(lines) == 4
-    assert "would not earn back the compiling" in lines[3]
+    assert lines[3].startswith("fast: compile: off, since")
 
 
 @pytest.mark.parametrize(
@@ -65,40 +68,52 @@ def test_it_says_what_it_chose_and_why(capsys):
         ({"opt_func": partial(torch.optim.SGD, momentum=0.9)}, "fused-optimizer", True),
         ({"dls": [(torch.ones(2, 1, 8, 8), torch.ones(2))]}, "prefetch", False),
         ({"model": nn.Linear(8, 1)}, "channels-last", False),
-        ({"model": nn.Linear(1024, 1024)}, "compile", True),
+        ({"model": nn.Conv2d(2, 2, 3, groups=2)}, "channels-last", False),
+        ({"model": nn.Conv2d(2, 2, 3)}, "channels-last", True),
+        ({"model": nn.Linear(1024, 1024)}, "compile", False),
     ],
 )
-def test_each_is_used_where_it_fits(change, plugin, is_used, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-
+def test_each_is_used_where_it_fits(change, plugin, is_used):
     assert chosen(make(**change))[plugin] is is_used
 
 
-def test_without_a_compiler_nothing_is_compiled(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: None)
+def test_on_a_gpu_models_are_compiled_where_they_can_be(monkeypatch):
+    learner = make()
+    learner.device = torch.device("cuda", 0)
 
-    (choice,) = [
-        c for c in choices(make(model=nn.Linear(1024, 1024))) if c.plugin == "compile"
-    ]
-
-    assert "no C++ compiler" in str(choice)
-
-
-def test_what_is_active_already_stays_as_it_is(monkeypatch):
-    own = Compile(what="model")
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-
-    learner = make(own, Fast(show=False), model=nn.Linear(1024, 1024))
-
-    assert [c for c in learner.cbs if isinstance(c, Compile)] == [own]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert chosen(learner)["compile"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not chosen(learner)["compile"]
+    assert chosen(learner)["channels-last"]
+    assert chosen(learner)["fused-optimizer"]
 
 
-def test_nothing_is_compiled_beside_what_predicts_in_the_models_place(monkeypatch):
-    class ParallelTrainer(Callback):
-        pass
+def test_what_is_active_already_stays_as_it_is():
+    own = Prefetch(num_workers=1)
 
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    learner = make(own, Fast(show=False))
 
-    learner = make(ParallelTrainer(), model=nn.Linear(1024, 1024))
+    assert [c for c in learner.cbs if isinstance(c, Prefetch)] == [own]
 
-    assert "compile: off, since parallel-trainer" in "".join(map(str, choices(learner)))
+
+def test_the_option_of_the_command_line_is_the_plugin(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(
+        "from callboard.testing import tiny_learner\n\nlearner = tiny_learner\n"
+    )
+
+    done = CliRunner().invoke(main, ["fit", "train.py", "--epochs", "1", "--fast"])
+
+    assert done.exit_code == 0, done.output
+    assert "fast: fused-optimizer: on, since torch has Adam in a fused" in done.output
+    assert "Done in" in done.output
+
+
+def test_what_conflicts_with_an_active_plugin_is_not_added():
+    class Parallel(Callback):
+        conflicts_with = "compile"
+
+    said = "".join(map(str, choices(make(Parallel()))))
+
+    assert "compile: off, since parallel does not go with it" in said

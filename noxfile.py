@@ -148,6 +148,12 @@ def reliability(session: nox.Session, proof: str) -> None:
     run_in_dev(session, "python", "-m", f"reliability.{proof}", *session.posargs)
 
 
+@nox.session(venv_backend="none", requires=["dev"])
+def pairs(session: nox.Session) -> None:
+    """Train with every two plugins together; ``-- mixup`` with mixup and each other."""
+    run_in_dev(session, "python", "-m", "tests.pairing", *session.posargs)
+
+
 @nox.session
 def parity(session: nox.Session) -> None:
     """Compare with fastai; ``-- write`` writes docs/fastai-parity.md anew."""

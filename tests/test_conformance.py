@@ -9,7 +9,7 @@ from callboard import discovery
 from callboard.testing.conformance import check_plugin
 from callboard.testing.conformance.imports import brought_by
 
-# As `nox -s pairs` has it.
+# Tries every way to be cut short, in place of one in five.
 THOROUGH = "CALLBOARD_THOROUGH" in os.environ
 PLUGINS = Path(__file__).parents[1] / "plugins"
 OURS = {f"callboard-{path.parent.name}" for path in PLUGINS.glob("*/pyproject.toml")}

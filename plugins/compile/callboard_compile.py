@@ -13,6 +13,7 @@ import importlib.util
 import os
 import shutil
 import warnings
+from ast import literal_eval
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -71,7 +72,6 @@ class Compile(Callback):
         self.reason = ""
         self.compiled = "model"
         self.seen: dict[Shape, int] = {}
-        self._seen_before: dict[str, int] = {}
         # An evaluation in the midst of a fit changes nothing of it.
         self._seen_elsewhere: dict[Shape, int] = {}
         self._functions: dict[str, Callable[..., Any]] = {}
@@ -125,12 +125,9 @@ class Compile(Callback):
     def _is_known(self, xb: Any, yb: Any) -> bool:
         shape = (self.learn.training, *shapes_of(xb), *shapes_of(yb))
         seen = self._seen_in_stage()
-        number = seen.get(shape)
-        if number is None:
-            if len(seen) >= MOST_SHAPES:
-                return False
-            # A run that goes on compiles where the saved one did, bit for bit.
-            number = self._seen_before.get(repr(shape), 0)
+        number = seen.get(shape, 0)
+        if not number and len(seen) >= MOST_SHAPES:
+            return False
         seen[shape] = min(number + 1, 2)
         return number > 0
 
@@ -150,12 +147,6 @@ class Compile(Callback):
         for shape in [shape for shape, number in seen.items() if number == 1]:
             if shape[0] is is_training:
                 del seen[shape]
-        if seen is self.seen:
-            self._seen_before = {
-                shape: number
-                for shape, number in self._seen_before.items()
-                if number > 1 or not shape.startswith(f"({is_training}")
-            }
 
     def _predict(self) -> Any:
         learner = self.learn
@@ -195,13 +186,13 @@ class Compile(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The shapes that came, so that a run that goes on compiles for the same."""
-        seen = {repr(shape): number for shape, number in self.seen.items()}
-        return {"seen": {**self._seen_before, **seen}}
+        # As text, since shapes are keys of numbers and tuples, which is no plain data.
+        return {"seen": {repr(shape): number for shape, number in self.seen.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
-        self._seen_before = dict(state["seen"])
-        self.seen = {}
+        # A run that goes on compiles where the saved one did, bit for bit.
+        self.seen = {literal_eval(shape): n for shape, n in state["seen"].items()}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy compiles anew."""

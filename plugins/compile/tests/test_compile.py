@@ -172,6 +172,19 @@ def test_a_run_that_goes_on_compiles_where_the_saved_one_did():
     assert min(resumed.seen.values()) == 2
 
 
+def test_a_run_that_goes_on_compiles_for_no_more_shapes_than_the_saved_one():
+    sizes = [size for size in range(1, MOST_SHAPES + 4) for _ in range(2)]
+    straight, resumed = compiled(), compiled()
+    run(straight, num_epochs=1, dls=[(INPUTS[:n], LABELS[:n]) for n in sizes])
+    resumed.load_state_dict(straight.state_dict())
+
+    rest = reversed(sizes)
+    run(resumed, num_epochs=1, dls=[(INPUTS[:n], LABELS[:n]) for n in rest])
+
+    assert len(straight.seen) == MOST_SHAPES
+    assert resumed.state_dict() == straight.state_dict()
+
+
 def test_batches_that_are_mappings_and_models_with_their_own_loss_are_compiled():
     for kind in ("mapping", "unlabelled"):
         learner = tiny_learner(kind, cbs=compiled())

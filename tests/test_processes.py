@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callboard import Callback, Learner
 from callboard.errors import ActivationError, NonFiniteError, ObserverWarning
-from callboard.processes import Processes
+from callboard.processes import Processes, is_first_to_fail
 
 
 class TheSecondOfTwo(Processes):
@@ -275,3 +275,16 @@ def test_state_is_asked_of_and_given_to_the_processes():
 
     assert state["model"] == {"from": "elsewhere"}
     assert elsewhere.taken == state["model"]
+
+
+def test_one_process_tells_of_its_errors():
+    assert is_first_to_fail()
+
+
+@pytest.mark.parametrize(("rank", "tells"), [("0", True), ("1", False)])
+def test_where_nobody_keeps_a_store_the_main_process_tells(monkeypatch, rank, tells):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+
+    assert is_first_to_fail() is tells

@@ -14,12 +14,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from callboard.data import batch_size
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
+
+FAILED = "callboard/failed"
+SECONDS_TO_REACH_STORE = 5
 
 
 class Processes:
@@ -116,6 +121,36 @@ def alone() -> Processes:
     """
     rank = os.environ.get("RANK", "")
     return Processes(int(rank) if rank.isdigit() and num_started() > 1 else 0)
+
+
+def is_first_to_fail() -> bool:
+    """Whether no other of the processes that ``torchrun`` started has failed before.
+
+    The first to ask is the one that tells of the error which ends them all. Asked
+    again, it is told so again.
+    """
+    rank, key = os.environ.get("RANK", "0"), FAILED
+    if num_started() == 1:
+        return True
+    try:
+        return bool(_store().compare_set(key, "", rank).decode() == rank)
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return rank == "0"  # nobody keeps a store: the main one tells
+
+
+def forget_failures() -> None:
+    """Let the processes of a new attempt fail anew; the first of them calls it."""
+    with suppress(OSError, RuntimeError, KeyError, ValueError):
+        _store().delete_key(FAILED)
+
+
+def _store() -> Any:
+    """What torchrun keeps for its processes to leave word in."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    timeout = timedelta(seconds=SECONDS_TO_REACH_STORE)
+    return TCPStore(*place, is_master=False, timeout=timeout)
 
 
 def num_started() -> int:

@@ -246,9 +246,11 @@ def command(
     _check_without(line, learner)
     if locked is not None:
         _hold_to(locked, learner, line, schedule, target)
-    click.echo(repr(learner.cbs) + "\n")
+    _refuse_to_train_apart(learner)
+    say = click.echo if learner.is_main else _say_nothing
+    say(repr(learner.cbs) + "\n")
     if resume is not None:
-        click.echo(wrapped(_resumed(learner, resume, resume_policy), sys.stdout) + "\n")
+        say(wrapped(_resumed(learner, resume, resume_policy), sys.stdout) + "\n")
     begin = time.monotonic()
     if fit is None:
         learner.fit(epochs, lr)
@@ -256,9 +258,29 @@ def command(
         fit(learner, epochs, lr)
     seconds = time.monotonic() - begin
     for text in _outcome(learner, seconds):
-        click.echo(wrapped(text, sys.stdout))
+        say(wrapped(text, sys.stdout))
     if "trace" in learner.cbs:
-        click.echo(f"Who did what: callboard trace summary{_trace_place(learner)}")
+        say(f"Who did what: callboard trace summary{_trace_place(learner)}")
+
+
+def _say_nothing(text: str) -> None:
+    """What a process that is not the main one has to say."""
+
+
+def _refuse_to_train_apart(learner: Learner) -> None:
+    """Refuse to train the same model once in each of several processes.
+
+    Raises:
+        OptionError: torchrun has started several, and nothing brings them together.
+    """
+    from callboard.processes import num_started
+
+    if num_started() > 1 and learner.world_size == 1:
+        raise OptionError(
+            f"{num_started()} processes were started, and nothing brings them "
+            "together: each would train by itself. Add --with distributed, or start "
+            "one."
+        )
 
 
 def _resumed(learner: Learner, given: str, policy: Policy) -> str:

@@ -9,6 +9,7 @@ Ctrl-C exits with 130.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -137,6 +138,7 @@ class MainGroup(LazyGroup):
             try:
                 return super().invoke(ctx)
             except CallboardError as error:
+                _leave_telling_to_another(ctx)
                 if ctx.params.get("traceback"):
                     raise
                 is_check = isinstance(error, CheckError)
@@ -148,9 +150,25 @@ class MainGroup(LazyGroup):
                 code = getattr(interrupt, "code", EXIT_INTERRUPTED)
                 ctx.exit(code)
             except Exception as error:
+                _leave_telling_to_another(ctx)
                 if ctx.params.get("traceback") or not _is_bare(error):
                     raise
                 raise Breakdown(error) from error
+
+
+def _is_one_of_many() -> bool:
+    """Whether this is not the first of the processes that ``torchrun`` has started."""
+    is_many = os.environ.get("WORLD_SIZE", "1") != "1"
+    return is_many and os.environ.get("RANK", "0") != "0"
+
+
+def _leave_telling_to_another(ctx: click.Context) -> None:
+    """End quietly where another of several processes has failed before this one."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from callboard.processes import is_first_to_fail
+
+        if not is_first_to_fail():
+            ctx.exit(1)
 
 
 def _is_bare(error: Exception) -> bool:
@@ -204,6 +222,8 @@ def _readable_warnings() -> Iterator[None]:
             message: Warning | str, category: type[Warning], *where: Any, **more: Any
         ) -> None:
             if issubclass(category, CallboardWarning):
+                if _is_one_of_many():
+                    return  # the first of them says the same
                 click.echo(wrapped(f"Warning: {message}", sys.stderr), err=True)
             else:
                 show(message, category, *where, **more)

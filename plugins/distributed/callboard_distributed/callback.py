@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ import torch.distributed as dist
 from callboard import Callback, hookimpl
 from callboard.errors import OptionError
 from callboard.losses import reduction_of
-from callboard.processes import num_started
+from callboard.processes import is_first_to_fail, num_started
 from callboard_distributed.comparing import refuse_differences
 from callboard_distributed.group import join, local_device
 from callboard_distributed.shares import Share, share_of
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 STRATEGIES = ("ddp", "fsdp2")
 PRECISIONS = ("bfloat16", "float16", "float32")
-FAILED = "callboard/failed"
 
 
 class EndedByAnother(SystemExit):
@@ -248,7 +246,7 @@ class DistributedCallback(Callback):
         together = self._together
         if together is None or isinstance(exception, SystemExit):
             return
-        if not is_first_to_fail(together):
+        if not is_first_to_fail():
             raise EndedByAnother(1)
 
     def teardown(self) -> None:
@@ -260,16 +258,6 @@ class DistributedCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """A copy is of one process alone."""
         return {**super().__getstate__(), "_together": None, "_shares": {}}
-
-
-def is_first_to_fail(together: Together) -> bool:
-    """Whether no other process has failed before this one."""
-    store, rank = together.group.store, str(together.rank)
-    if store is None:
-        return True
-    with suppress(RuntimeError):  # the process that kept the store is gone
-        return bool(store.compare_set(FAILED, "", rank).decode() == rank)
-    return False
 
 
 def _is_mean(loss_func: Any) -> bool:

@@ -21,7 +21,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from callboard.errors import CallboardError
-from callboard.processes import num_started
+from callboard.processes import forget_failures, num_started
 
 POLL_SECONDS = 0.02
 
@@ -35,14 +35,11 @@ class Group:
         world_size: How many there are.
         control: What decisions are agreed over: gloo, apart from the gradients, so that
             no decision waits for a device.
-        store: Where a process leaves word for the others; None where somebody else has
-            brought them together.
     """
 
     rank: int
     world_size: int
     control: dist.ProcessGroup
-    store: Store | None
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -67,20 +64,19 @@ def join(device_type: str, timeout_seconds: float) -> Group:
 
     The group stays until the process ends; asked for again, it is the same one.
     """
-    store, timeout = None, timedelta(seconds=timeout_seconds)
+    timeout = timedelta(seconds=timeout_seconds)
     if not dist.is_initialized():
         rank, world_size = int(os.environ.get("RANK", "0")), num_started()
-        store = _store(rank, world_size, timeout)
         dist.init_process_group(
             _backend(device_type),
-            store=store,
+            store=_store(rank, world_size, timeout),
             rank=rank,
             world_size=world_size,
             timeout=timeout,
         )
         atexit.register(_leave)
     control = dist.new_group(backend="gloo", timeout=timeout)
-    return Group(dist.get_rank(), dist.get_world_size(), control, store)
+    return Group(dist.get_rank(), dist.get_world_size(), control)
 
 
 def _backend(device_type: str) -> str:
@@ -122,6 +118,7 @@ def _attempt(store: Store, rank: int, world_size: int, timeout: timedelta) -> st
                 if answer.startswith(own):
                     heard[other] = answer.removeprefix(own)
             _wait(ends, world_size - 1 - len(heard))
+        forget_failures()
         store.set(f"callboard/heard/{own}", " ".join(heard.values()))
         return own
     while True:

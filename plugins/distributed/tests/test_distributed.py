@@ -260,3 +260,32 @@ def test_what_two_processes_have_different_is_said_a_line_each():
         "c: 3 there in process 0, missing here",
         "d: 5 here, missing in process 0",
     ]
+
+
+def callboard_fit(*options, **given):
+    command = ["-m", "callboard", "fit", HERE / "train.py", "--epochs", "2"]
+    return torchrun(*command, *options, **given)
+
+
+def test_one_command_trains_in_two_processes_and_the_main_one_speaks():
+    done = callboard_fit("--with", "distributed:strategy=fsdp2")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Done in") == 1
+    assert done.stdout.count("--with distributed") == 1
+
+
+def test_what_fails_in_one_process_ends_all_in_seconds_and_is_shown_once():
+    done = callboard_fit("--with", "distributed", "-o", "is_broken=true")
+
+    assert done.returncode == 1
+    assert done.stderr.count("ValueError: broken here") == 1
+    assert "plugin break (train.py) during after_loss" in done.stderr
+    assert "Connection" not in done.stderr
+
+
+def test_several_processes_that_nothing_brings_together_are_refused_once():
+    done = callboard_fit()
+
+    assert done.returncode == 1
+    assert done.stderr.count("2 processes were started, and nothing brings them") == 1

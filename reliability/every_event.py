@@ -38,6 +38,9 @@ LEFT_OUT = {
     "hooks": "does what the function that it is given does",
     "lr-finder": "ends the fit and puts all back",
     "compile": "compiles for seconds",
+    **dict.fromkeys(("cuda-graphs", "parallel-trainer"), "needs GPUs"),
+    "distributed": "needs several processes",
+    "fast": "adds what fits the machine, which is tried by itself",
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "gradient-accumulation": {"n_acc": 8},

@@ -80,6 +80,7 @@ def choices(learner: Learner) -> Iterator[Choice]:
     yield Choice("prefetch", *_prefetched(learner))
     yield Choice("channels-last", *_turned(learner.model, learner.device))
     yield Choice("compile", *_compiled(learner))
+    yield Choice("mixed-precision", False, _why_not_halved(learner.device))
 
 
 def _fused(learner: Learner) -> tuple[bool, str]:
@@ -123,6 +124,18 @@ def _compiled(learner: Learner) -> tuple[bool, str]:
         # Measured: 5 to 15 % less a step, for 6 to 50 s at the beginning.
         return False, "since on a cpu it pays in runs of many minutes only"
     return True, "since kernels of its own make a GPU wait less"
+
+
+def _why_not_halved(device: torch.device) -> str:
+    reason = "since it changes more than the rounding of sums"
+    if device.type == "cpu" and not _has_bfloat16():
+        return f"{reason}, and this cpu has no bfloat16"
+    return f"{reason}; large models gain by --with mixed-precision:amp_mode=bf16"
+
+
+def _has_bfloat16() -> bool:
+    # The operation is there only where torch is built with oneDNN.
+    return torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def callboard_specimens() -> dict[str, Specimen]:

@@ -57,7 +57,7 @@ def test_it_says_what_it_chose_and_why(capsys):
     assert lines[0] == (
         "fast: fused-optimizer: on, since torch has AdamW in a fused form for cpu"
     )
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert lines[3].startswith("fast: compile: off, since")
 
 
@@ -75,6 +75,22 @@ def test_it_says_what_it_chose_and_why(capsys):
 )
 def test_each_is_used_where_it_fits(change, plugin, is_used):
     assert chosen(make(**change))[plugin] is is_used
+
+
+@pytest.mark.parametrize(
+    ("has_bfloat16", "words"),
+    [(True, "gain by --with mixed-precision"), (False, "this cpu has no bfloat16")],
+    ids=["with", "without"],
+)
+def test_half_precision_is_named_and_left_to_the_user(
+    has_bfloat16, words, monkeypatch, capsys
+):
+    monkeypatch.setattr("callboard_fast._has_bfloat16", lambda: has_bfloat16)
+
+    learner = make(Fast())
+
+    assert "mixed-precision" not in learner.cbs
+    assert words in capsys.readouterr().out
 
 
 def test_on_a_gpu_models_are_compiled_where_they_can_be(monkeypatch):

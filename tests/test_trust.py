@@ -138,6 +138,21 @@ def test_the_corpus_would_run_code_where_anybody_let_it():
         Path("owned").rmdir()
 
 
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_metadata_of_torchs_distributed_checkpoints_is_never_unpickled(named):
+    folder = Path("given")
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(pickle.dumps(Evil()))
+    (folder / "__0_0.distcp").write_bytes(saved(Evil()))
+
+    with pytest.raises(CallboardError, match="given"):
+        READERS["a fit that goes on"](
+            folder if named == "folder" else folder / ".metadata"
+        )
+
+    assert not was_owned()
+
+
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("what", CORPUS)
 def test_a_file_that_holds_more_than_data_is_refused(what, reader):

@@ -142,6 +142,12 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["dev"])
+def by_hand(session: nox.Session) -> None:
+    """Time ``fit --fast`` beside a loop by hand; ``-- write`` writes its page anew."""
+    run_in_dev(session, "python", "-m", "benchmarks.by_hand", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
 @nox.parametrize("proof", [nox.param(name, id=name) for name in PROOFS])
 def reliability(session: nox.Session, proof: str) -> None:
     """Prove that runs survive; ``nox -s reliability`` runs all proofs, in 3 minutes."""

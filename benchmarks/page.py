@@ -143,7 +143,7 @@ def text_of(measured: Measured) -> str:
 
 
 def _lines(measured: Measured) -> Iterator[str]:
-    yield INTRODUCTION.format(machine=_machine(), load=_load())
+    yield INTRODUCTION.format(machine=machine(), load=_load())
     for extra, title in PANELS.items():
         yield f"## A step, {title}"
         yield ""
@@ -157,7 +157,7 @@ def _lines(measured: Measured) -> Iterator[str]:
     yield from _participants(measured)
 
 
-def _machine() -> str:
+def machine() -> str:
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -41,7 +41,7 @@ OURS = {f"callboard-{path.parent.name}" for path in PLUGINS.glob("*/pyproject.to
 #: What became of a pair.
 VERDICTS = {
     "together": "work together",
-    "refused": "refused, as declared, with the reason",
+    "refused": "refused with the reason",
     "apart": "no tiny Learner that both can work in",
     "untried": "not tried, since a client is not installed",
     "wrong": "WRONG",
@@ -230,15 +230,25 @@ def _try(pair: Pair, outcome: Outcome, *, is_thorough: bool) -> None:
             state = copy.deepcopy(learner.state_dict())
             outcome.findings += _faults(pair, kind, state, keeper, outcome, is_thorough)
             return
-        if problem and " declares that it conflicts with " in problem:
-            outcome.verdict = "refused"  # one of them beside a companion of the other
-            if ", since " not in problem:
+        if problem and is_refusal(problem):
+            # One of them beside a companion of the other, or beside what it adds.
+            outcome.verdict = "refused"
+            if " declares " in problem and ", since " not in problem:
                 outcome.findings.append(f"they are refused without a reason: {problem}")
             return
         if pair.is_fit_for(kind):
             outcome.findings.append(f"in the Learner {_words(kind)}: {problem}")
         shutil.rmtree(pair.folder / "kept", ignore_errors=True)
     outcome.verdict = "apart"
+
+
+def is_refusal(problem: str) -> bool:
+    """Whether two were not let take part together; all others are mistakes.
+
+    >>> is_refusal("ActivationError: schedule: two schedules set lr")
+    True
+    """
+    return problem.startswith("ActivationError: ") and " requires " not in problem
 
 
 def _not_refused(pair: Pair) -> Iterator[str]:

@@ -47,6 +47,10 @@ class Meddles(Callback):
 """
 
 
+# Of services, which are tried in processes of their own.
+CLIENTS = {"azure-ml", "comet", "mlflow", "wandb"}
+
+
 @pytest.fixture
 def outcome_of(tmp_path):
     """Tries the two callbacks of a module that a test makes up."""
@@ -65,6 +69,8 @@ def outcome_of(tmp_path):
 
 @pytest.mark.parametrize("pair", some_pairs(), ids=" + ".join)
 def test_two_plugins_work_together_or_are_refused_with_the_reason(pair):
+    if CLIENTS & set(pair):
+        pytest.skip("its client leaves sockets open; `nox -s pairs` tries it")
     outcome = tried(*(catalogue()[name] for name in pair))
 
     assert not outcome.findings, "\n\n".join(outcome.findings)

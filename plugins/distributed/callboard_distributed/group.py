@@ -24,6 +24,7 @@ from callboard.errors import CallboardError
 from callboard.processes import forget_failures, num_started
 
 POLL_SECONDS = 0.02
+SECONDS_TO_LET_GO = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ def _backend(device_type: str) -> str:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+        # Gloo's threads let go of tensors after the wait for them has returned. They
+        # need the interpreter for it, and abort the process when that is gone.
+        time.sleep(SECONDS_TO_LET_GO)
 
 
 def _store(rank: int, world_size: int, timeout: timedelta) -> Store:

@@ -117,14 +117,9 @@ class ActivePlugins(Sequence[Any]):
         return board_text(self.members)
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from callboard.notebook import board_html
 
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in board_rows(self.members)
-        )
-        head = "".join(f"<th>{title}</th>" for title in BOARD_TITLES)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return board_html(self.members)
 
 
 BOARD_TITLES = ("", "plugin", "role", "from", "why active")

@@ -917,6 +917,11 @@ class Learner:
         names = ", ".join(self._board.members) or "none"
         return f"Learner({type(self.model).__name__}, {self.dls!r}, cbs: {names})"
 
+    def _repr_html_(self) -> str:
+        from callboard.notebook import learner_html
+
+        return learner_html(self)
+
 
 class _MeanLoss(Callback):
     """Averages the loss over the samples of a validation."""

@@ -137,3 +137,8 @@ class RunRecord:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for logs and JSON."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        from callboard.notebook import record_html
+
+        return record_html(self)

@@ -103,6 +103,26 @@ def test_a_name_that_is_installed_or_callboards_own_is_refused(tmp_path):
     assert "Callboard itself" in write_refused(tmp_path, "events", "--kind", "command")
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("callback", ["callback", "tensor", "mapping", "none", "any", "option-error"]),
+        ("method", ["class", "round", "digits", "learner", "pytest", "tiny-learner"]),
+    ],
+)
+def test_a_name_that_the_written_code_needs_is_refused_with_another(kind, names):
+    for name in names:
+        with pytest.raises(OptionError, match=f"another name: {name}-{kind}"):
+            Project(name, kind)
+
+
+def test_the_folder_to_change_into_is_quoted_where_it_must_be(tmp_path):
+    printed = write(tmp_path / "my ideas", "loss-peak").stdout
+
+    (line,) = re.findall(r"^  (cd .+)$", printed, re.MULTILINE)
+    assert Path(shlex.split(line)[1]) == tmp_path / "my ideas" / "callboard-loss-peak"
+
+
 def write_refused(folder, *arguments):
     printed = run("new", *arguments, "--path", str(folder), code=2).stderr
     assert list(folder.iterdir()) == []
@@ -180,7 +200,7 @@ def test_the_printed_steps_lead_to_a_plugin_that_takes_part(kind, environment):
 
     def do(line, folder):
         # Whose tools build is not what is tried; these need no network.
-        line = line.replace("pip install -e", "pip install --no-build-isolation")
+        line = line.replace("pip install", "pip install --no-build-isolation")
         line = line.replace("pip wheel", "pip wheel --no-build-isolation")
         program, *arguments = shlex.split(line)
         if program == "callboard":
@@ -199,7 +219,7 @@ def test_the_printed_steps_lead_to_a_plugin_that_takes_part(kind, environment):
 
     printed = do(f"callboard new {name} --kind {kind} --author Me", environment.work)
     steps = re.findall(r"^  ((?:cd|python|callboard) .+)$", printed, re.MULTILINE)
-    folder = environment.work / steps[0].removeprefix("cd ")
+    folder = environment.work / shlex.split(steps[0])[1]
     said = {step: do(step, folder) for step in steps[1:]}
 
     assert len(steps) == 6

@@ -6,6 +6,8 @@ what ``callboard new`` writes.
 
 from __future__ import annotations
 
+import ast
+import keyword
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -78,11 +80,26 @@ class Project:
                 f"kind must be one of {', '.join(KINDS)} and license one of "
                 f"{', '.join(LICENSES)}, got {self.kind!r} and {self.license!r}."
             )
+        identifier = self.identifier
+        if keyword.iskeyword(identifier) or identifier in self._identifiers():
+            raise OptionError(
+                f"{self.name} would be {identifier} in Python, which its code needs "
+                f"for something else. Give it another name: {self.name}-{self.kind}."
+            )
 
     @property
     def module(self) -> str:
         """What the module is imported as."""
         return (PREFIX + self.name).replace("-", "_")
+
+    @property
+    def identifier(self) -> str:
+        """What its class or function is called; of other kinds, its module."""
+        if self.kind == "method":
+            return self.entry
+        if self.kind in ("callback", "plugin"):
+            return "".join(word.capitalize() for word in self.name.split("-"))
+        return self.module
 
     @property
     def entry(self) -> str:
@@ -103,13 +120,23 @@ class Project:
         }
         return {path: self._written(template) for path, template in source.items()}
 
+    def _identifiers(self) -> set[str]:
+        """What the code calls things by, its own name apart."""
+        found = {"self"}
+        for template in ("module.py", "test.py"):
+            text = _template(f"{self.kind}/{template}").read_text("utf-8")
+            for node in ast.walk(ast.parse(text.replace("$", "_"))):
+                for attribute in ("id", "arg", "name", "asname"):
+                    found.add(getattr(node, attribute, None) or "")
+        return found
+
     def _written(self, template: str) -> str:
         if template.startswith("licenses/Apache"):  # nothing is to be filled in
             return _template(template).read_text("utf-8")
         return Template(_template(template).read_text("utf-8")).substitute(
             name=self.name,
             module=self.module,
-            cls="".join(word.capitalize() for word in self.name.split("-")),
+            cls=self.identifier,
             entry=self.entry,
             group=GROUPS[self.kind],
             target=self._target(),
@@ -125,9 +152,7 @@ class Project:
             return self.module
         if self.kind == "command":
             return f"{self.module}:command"
-        if self.kind == "method":
-            return f"{self.module}:{self.entry}"
-        return f"{self.module}:{''.join(w.capitalize() for w in self.name.split('-'))}"
+        return f"{self.module}:{self.identifier}"
 
     def _dependencies(self) -> list[str]:
         own = ["callboard>=0.1,<1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,7 @@ def next_steps(project: Project, folder: Path) -> list[str]:
         "command": f"callboard {project.name} train.py",
     }
     return [
-        f"cd {folder.as_posix()}",
+        f"cd {shlex.quote(folder.as_posix())}",
         'python -m pip install -e ".[test]"',
         "python -m pytest",
         f"callboard plugins check {project.entry}",

@@ -1,7 +1,8 @@
 """Let the plugins that fit this machine make training faster, and say which and why.
 
 Listens to  after_create
-Changes     adds fused-optimizer, prefetch, channels-last and compile, as they fit
+Changes     adds fused-optimizer, prefetch, channels-last, compile and mixed-precision
+            (in bfloat16), as they fit
 Source      what each of them gains, measured: see "Benchmarks" in the documentation
 """
 
@@ -18,10 +19,19 @@ from callboard import Callback
 from callboard.keyed import can_be_keyed
 from callboard_compile import why_not as why_not_compiled
 from callboard_fused_optimizer import FUSED_ON
+from callboard_mixed_precision import MixedPrecision
 
 if TYPE_CHECKING:
     from callboard import Learner
     from callboard.testing import Specimen
+
+# What a layer must be like for half precision to save more than conversions cost:
+# measured on one core with bfloat16.
+MIN_FEATURES = 128
+MIN_CHANNELS = 32
+MIN_ROWS = 128
+SEQUENCE_LAYERS = (nn.Embedding, nn.MultiheadAttention)
+FIRST_GPU_WITH_BFLOAT16 = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,13 @@ class Fast(Callback):
         learner = self.learn
         active = set(learner.cbs.keys())
         self.choices = list(choices(learner))
+        made = {"mixed-precision": MixedPrecision("bf16")}
         learner.add_cbs(
-            [c.plugin for c in self.choices if c.is_used and c.plugin not in active]
+            [
+                made.get(c.plugin, c.plugin)
+                for c in self.choices
+                if c.is_used and c.plugin not in active
+            ]
         )
         if self.show:
             for choice in self.choices:
@@ -80,7 +95,7 @@ def choices(learner: Learner) -> Iterator[Choice]:
     yield Choice("prefetch", *_prefetched(learner))
     yield Choice("channels-last", *_turned(learner.model, learner.device))
     yield Choice("compile", *_compiled(learner))
-    yield Choice("mixed-precision", False, _why_not_halved(learner.device))
+    yield Choice("mixed-precision", *_halved(learner))
 
 
 def _fused(learner: Learner) -> tuple[bool, str]:
@@ -114,10 +129,9 @@ def _turned(model: nn.Module, device: torch.device) -> tuple[bool, str]:
 
 
 def _compiled(learner: Learner) -> tuple[bool, str]:
-    for member in learner.cbs.members:
-        if "compile" in member.targets("conflicts_with"):
-            return False, f"since {member.key} does not go with it"
-    reason = why_not_compiled("inductor", learner.device)
+    reason = _conflict(learner, "compile") or why_not_compiled(
+        "inductor", learner.device
+    )
     if reason:
         return False, f"since {reason}"
     if learner.device.type == "cpu":
@@ -126,16 +140,51 @@ def _compiled(learner: Learner) -> tuple[bool, str]:
     return True, "since kernels of its own make a GPU wait less"
 
 
-def _why_not_halved(device: torch.device) -> str:
-    reason = "since it changes more than the rounding of sums"
-    if device.type == "cpu" and not _has_bfloat16():
-        return f"{reason}, and this cpu has no bfloat16"
-    return f"{reason}; large models gain by --with mixed-precision:amp_mode=bf16"
+def _halved(learner: Learner) -> tuple[bool, str]:
+    device, model = learner.device, learner.model
+    reason = _conflict(learner, "mixed-precision")
+    if reason:
+        return False, f"since {reason}"
+    if not _has_bfloat16(device):
+        return False, f"since this {device.type} does not calculate in bfloat16"
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        return False, "since the weights are not all of float32"
+    if not _is_wide(learner):
+        return False, "since the layers are so small that converting costs more"
+    said = f"in bfloat16, which this {device.type} calculates faster in"
+    return True, f"{said}; losses differ in their third digit"
 
 
-def _has_bfloat16() -> bool:
-    # The operation is there only where torch is built with oneDNN.
-    return torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def _is_wide(learner: Learner) -> bool:
+    """Whether most of the work is in layers that half precision makes faster."""
+    modules = list(learner.model.modules())
+    if any(
+        isinstance(m, nn.Conv2d) and m.out_channels >= MIN_CHANNELS for m in modules
+    ):
+        return True
+    rows = getattr(learner.dls.train, "batch_size", None) or 0
+    if not any(isinstance(m, SEQUENCE_LAYERS) for m in modules) and rows < MIN_ROWS:
+        return False
+    layers = [m.weight for m in modules if isinstance(m, nn.Linear)]
+    wide = [weight for weight in layers if min(weight.shape) >= MIN_FEATURES]
+    return 2 * sum(w.numel() for w in wide) > sum(w.numel() for w in layers)
+
+
+def _conflict(learner: Learner, plugin: str) -> str:
+    for member in learner.cbs.members:
+        if plugin in member.targets("conflicts_with"):
+            return f"{member.key} does not go with it"
+    return ""
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= FIRST_GPU_WITH_BFLOAT16
+    if device.type != "cpu" or not torch._C._has_mkldnn:
+        return False
+    # Without instructions for it, it is only imitated.
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def callboard_specimens() -> dict[str, Specimen]:

@@ -1,17 +1,25 @@
 """Step all weights in one call, where torch has the optimizer in a fused form.
 
-Listens to  before_fit, teardown
-Changes     how the optimizer works out its step: in the same numbers but for rounding
+Listens to  after_create, before_fit, teardown
+Changes     how the optimizer works out its step: in the same numbers but for rounding;
+            what torch loads for it
 Source      torch's ``fused`` option of SGD, Adam, AdamW and Adagrad
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+)
 
 from callboard import Callback
 
@@ -24,13 +32,15 @@ FUSED_ON: dict[type[Optimizer], tuple[str, ...]] = {
 }
 # What a parameter group says of how its step is worked out.
 HOW = ("fused", "foreach", "capturable", "differentiable")
+COMPILER = "torch._dynamo"
 
 
 class FusedOptimizer(Callback):
     """Lets torch's own optimizers update all weights in one call.
 
     Without it they take a dozen calls, and on a CPU a host read, for each weight. What
-    cannot be fused steps as ever, and ``reason`` says why.
+    cannot be fused steps as ever, and ``reason`` says why. Where nothing is compiled,
+    torch's compiler is not loaded, which its optimizers spend a second on.
 
     Attributes:
         reason: Why the optimizer is not fused; empty where it is.
@@ -44,6 +54,10 @@ class FusedOptimizer(Callback):
         self.reason = ""
         self._has_fused = False
 
+    def after_create(self) -> None:
+        """Spare the optimizer that will be made the compiler."""
+        spare_compiler()
+
     def before_fit(self) -> None:
         """Fuse the optimizer."""
         learner = self.learn
@@ -52,12 +66,14 @@ class FusedOptimizer(Callback):
         self._has_fused = not self.reason
         if self._has_fused:
             fuse(learner.opt)
+        step_without_compiler(learner.opt)
 
     def teardown(self) -> None:
         """Leave the optimizer as it was."""
         if self._has_fused:
             self._has_fused = False
             unfuse(self.learn.opt)
+        step_as_ever(self.learn.opt)
 
 
 def why_not(opt: Optimizer, *, has_sparse: bool = False) -> str:
@@ -118,3 +134,74 @@ def parameters_of(opt: Optimizer) -> Iterator[Parameter]:
     """All parameters that an optimizer steps."""
     for group in opt.param_groups:
         yield from group["params"]
+
+
+def spare_compiler() -> None:
+    """Let optimizers be made without loading torch's compiler.
+
+    Torch asks the compiler to keep out of them, and loads it for that, which takes a
+    second. As long as nobody else has loaded it, it is out of everything. Does nothing
+    where torch is built otherwise.
+    """
+    for method in vars(Optimizer).values():
+        untraced = getattr(method, "__wrapped__", None)
+        code = getattr(method, "__code__", None)
+        if untraced is None or code is None or "disable_fn" not in code.co_varnames:
+            continue
+        if not hasattr(untraced, "__dynamo_disable"):
+            untraced.__dynamo_disable = partial(_call_untraced, method, untraced)
+
+
+def _call_untraced(
+    method: Callable[..., Any], untraced: Any, *args: Any, **options: Any
+) -> Any:
+    if COMPILER not in sys.modules:
+        return untraced(*args, **options)
+    del untraced.__dynamo_disable  # from here on torch finds its own
+    return method(*args, **options)
+
+
+def step_without_compiler(opt: Optimizer) -> None:
+    """Let an optimizer of torch step without loading the compiler, in place."""
+    raw = _raw_step(type(opt))
+    is_changed = "step" in vars(opt) or opt.defaults.get("differentiable")
+    if raw is not None and not is_changed:
+        opt.step = partial(_step, opt, raw)  # type: ignore[method-assign]
+
+
+def step_as_ever(opt: Optimizer) -> None:
+    """Take back what ``step_without_compiler`` has done."""
+    own = vars(opt).get("step")
+    if isinstance(own, partial) and own.func is _step:
+        del opt.step
+
+
+def _step(
+    opt: Optimizer,
+    raw: Callable[..., Any],
+    closure: Callable[[], Any] | None = None,
+) -> Any:
+    if COMPILER in sys.modules or _is_watched(opt):
+        return type(opt).step(opt, closure)
+    with torch.no_grad():
+        return raw(opt, closure)
+
+
+def _raw_step(kind: type[Optimizer]) -> Callable[..., Any] | None:
+    """What a step does, without what torch has put around it; None if all is other."""
+    around: Any = kind.step
+    while (inner := getattr(around, "__wrapped__", None)) is not None:
+        if "_dynamo" in around.__code__.co_names:
+            return inner  # type: ignore[no-any-return]
+        around = inner
+    return None
+
+
+def _is_watched(opt: Optimizer) -> bool:
+    return bool(
+        torch._C._autograd._profiler_enabled()
+        or opt._optimizer_step_pre_hooks
+        or opt._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+    )

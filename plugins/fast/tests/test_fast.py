@@ -1,5 +1,6 @@
 """Which plugins are added, and what is said of those that are not."""
 
+import re
 from functools import partial
 
 import pytest
@@ -77,26 +78,82 @@ def test_each_is_used_where_it_fits(change, plugin, is_used):
     assert chosen(make(**change))[plugin] is is_used
 
 
-@pytest.mark.parametrize(
-    ("has_bfloat16", "words"),
-    [(True, "gain by --with mixed-precision"), (False, "this cpu has no bfloat16")],
-    ids=["with", "without"],
-)
-def test_half_precision_is_named_and_left_to_the_user(
-    has_bfloat16, words, monkeypatch, capsys
-):
-    monkeypatch.setattr("callboard_fast._has_bfloat16", lambda: has_bfloat16)
+def sequences():
+    codes = torch.zeros(8, 5, dtype=torch.long)
+    return DataLoader(TensorDataset(codes, codes), 4)
 
-    learner = make(Fast())
+
+def a_model_of_sequences(width):
+    return nn.Sequential(nn.Embedding(9, width), nn.Linear(width, width))
+
+
+@pytest.mark.parametrize(
+    ("model", "is_used"),
+    [
+        (nn.Conv2d(1, 32, 3), True),
+        (nn.Conv2d(1, 16, 3), False),
+        (a_model_of_sequences(128), True),
+        (a_model_of_sequences(64), False),
+        (nn.Linear(1024, 1024), False),
+        (a_model_of_sequences(128).double(), False),
+    ],
+    ids=["channels", "few", "wide", "narrow", "few rows", "float64"],
+)
+def test_half_precision_is_used_where_layers_gain_by_it(model, is_used, monkeypatch):
+    monkeypatch.setattr("callboard_fast._has_bfloat16", lambda device: True)
+
+    assert chosen(make(model=model))["mixed-precision"] is is_used
+
+
+def test_half_precision_is_left_out_where_the_processor_has_none(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+
+    learner = make(Fast(), model=a_model_of_sequences(128))
 
     assert "mixed-precision" not in learner.cbs
-    assert words in capsys.readouterr().out
+    assert "this cpu does not calculate in bfloat16" in capsys.readouterr().out
+
+
+def test_half_precision_is_bfloat16_and_says_what_changes(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True})
+
+    learner = make(Fast(), model=nn.Conv2d(1, 32, 3))
+
+    assert learner.mixed_precision.amp_mode == "bf16"
+    assert "losses differ in their third digit" in capsys.readouterr().out
+
+
+CONVOLVES = """
+import torch
+from callboard import Learner
+from torch import nn
+
+def learner():
+    batches = [(torch.ones(2, 1, 3, 3), torch.ones(2, 32, 1, 1))]
+    return Learner(batches, nn.Conv2d(1, 32, 3), nn.MSELoss(), device="cpu")
+"""
+
+
+def test_half_precision_can_be_kept_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("callboard_fast._has_bfloat16", lambda device: True)
+    (tmp_path / "train.py").write_text(CONVOLVES)
+    options = ["fit", "train.py", "--epochs", "1", "--fast"]
+
+    with_it = CliRunner().invoke(main, options)
+    without = CliRunner().invoke(main, [*options, "--without", "mixed-precision"])
+
+    assert with_it.exit_code == without.exit_code == 0, without.output
+    board = re.compile(r"^\d +mixed-precision +modify", re.MULTILINE)
+    assert board.search(with_it.output)
+    assert not board.search(without.output)
 
 
 def test_on_a_gpu_models_are_compiled_where_they_can_be(monkeypatch):
     learner = make()
     learner.device = torch.device("cuda", 0)
 
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert chosen(learner)["compile"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

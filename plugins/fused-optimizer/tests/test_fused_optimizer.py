@@ -1,11 +1,19 @@
 """One call a step, the same curve but for rounding, and an optimizer left as it was."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from callboard import Callback, Learner
 from callboard.testing import cost_of, tiny_learner
-from callboard_fused_optimizer import FUSED_ON, FusedOptimizer, why_not
+from callboard_fused_optimizer import (
+    FUSED_ON,
+    FusedOptimizer,
+    step_without_compiler,
+    why_not,
+)
 
 
 def trained(opt_func, *cbs, num_epochs=3):
@@ -94,3 +102,103 @@ def test_sparse_gradients_and_what_was_asked_for_are_left_alone():
     assert "on meta" in why_not(
         torch.optim.SGD([torch.nn.Parameter(torch.ones(2, device="meta"))])
     )
+
+
+# ---- without the compiler -----------------------------------------------------
+
+FITS_AND_GOES_ON = """
+import sys, torch
+from callboard.testing import tiny_learner
+
+def weights(kind, *cbs):
+    learner = tiny_learner(cbs=[*cbs], opt_func=kind)
+    learner.fit(2)
+    assert "step" not in vars(learner.opt)
+    return torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+
+kinds = [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop]
+without = [weights(kind, "fused-optimizer") for kind in kinds]
+assert "torch._dynamo" not in sys.modules
+import torch._dynamo
+with_it = [weights(kind, "fused-optimizer") for kind in kinds]
+assert all(map(torch.equal, without, with_it))
+
+opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+taken = torch.compile(opt.zero_grad, backend="eager")
+taken()
+"""
+
+
+def test_training_does_not_load_the_compiler_and_goes_on_where_others_do():
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FITS_AND_GOES_ON],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    """Others in this process may have loaded it."""
+    monkeypatch.setattr("callboard_fused_optimizer.COMPILER", "not loaded")
+
+
+def an_optimizer(**options):
+    weight = torch.ones(2, requires_grad=True)
+    weight.grad = torch.ones(2)
+    return weight, torch.optim.SGD([weight], 0.5, **options)
+
+
+def test_a_step_is_the_same_with_a_closure_and_without(unloaded):
+    weight, opt = an_optimizer()
+    step_without_compiler(opt)
+
+    opt.step()
+    assert weight.tolist() == [0.5, 0.5]
+    assert opt.step(lambda: (2 * weight).sum()).item() == 2.0
+    assert weight.tolist() == [0.0, 0.0]
+
+
+def test_hooks_of_a_step_are_called(unloaded):
+    _, opt = an_optimizer()
+    step_without_compiler(opt)
+    called = []
+    opt.register_step_post_hook(lambda *_: called.append("after"))
+
+    opt.step()
+
+    assert called == ["after"]
+
+
+def test_a_profiler_sees_the_step(unloaded):
+    _, opt = an_optimizer()
+    step_without_compiler(opt)
+
+    with torch.profiler.profile() as profile:
+        opt.step()
+
+    names = {event.key for event in profile.key_averages()}
+    assert "Optimizer.step#SGD.step" in names
+
+
+def test_what_is_not_as_torch_made_it_is_left_alone():
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    _, differentiable = an_optimizer(differentiable=True)
+    own = Own([torch.zeros(1, requires_grad=True)])
+    scheduled = an_optimizer()[1]
+    torch.optim.lr_scheduler.ExponentialLR(scheduled, 0.9)
+    before = scheduled.step
+
+    for opt in (differentiable, own, scheduled):
+        step_without_compiler(opt)
+
+    assert "step" not in vars(differentiable)
+    assert "step" not in vars(own)
+    assert scheduled.step is before

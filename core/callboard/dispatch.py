@@ -303,6 +303,15 @@ class Board(pluggy.PluginManager):
             return dict.fromkeys(OPTIONS, False) | {"specname": None, "trylast": True}
         return super().parse_hookimpl_opts(plugin, name)
 
+    def get_hookcallers(self, plugin: Any) -> list[pluggy.HookCaller] | None:
+        """As pluggy's, which asks every hookimpl whose it is when a plugin leaves."""
+        if not isinstance(plugin, StandIn):
+            return super().get_hookcallers(plugin)
+        if self.get_plugin(plugin.member.key) is not plugin:
+            return None
+        names = {impl.event: None for impl in plugin.hookimpls.values()}
+        return [getattr(self.hook, name) for name in names]
+
     def add_hookcall_monitoring(self, before: Any, after: Any) -> Callable[[], None]:
         """As pluggy's; while it is on, every event goes through pluggy's own call."""
         undo = super().add_hookcall_monitoring(before, after)
@@ -378,7 +387,7 @@ class Board(pluggy.PluginManager):
         kept = set(wanted[start:end])
         for stand_in in self._registered:
             if stand_in not in kept:
-                self.unregister(stand_in)
+                self.unregister(stand_in, stand_in.member.key)
         if len(kept) < len(wanted):
             self.unregister(self._loops_own)
             for stand_in in wanted[end:]:

@@ -9,6 +9,7 @@ from tests.command_line import run
 
 from callboard.cli import main
 from callboard.cli.completion import SHELLS, VARIABLE
+from callboard.cli.stubs import stub_of
 
 
 def completed(*words):
@@ -72,6 +73,21 @@ def test_stubs_give_names_of_plugins_a_type(tmp_path):
     assert "Found 1 error in 1 file" in ran.stdout
     run("stubs", "--path", str(tmp_path), "--remove")
     assert not stubs.exists()
+
+
+def test_a_function_that_makes_a_plugin_is_a_function_in_the_stubs():
+    class Making:
+        attribute = "make_noise"
+
+        def load(self):
+            def make_noise(scale: "float", *, seed: "int | None" = None):
+                """Make one."""
+
+            return make_noise
+
+    (line,) = stub_of([Making()]).splitlines()[-1:]
+
+    assert line == "def make_noise(scale: float, *, seed: int | None = ...) -> Any: ..."
 
 
 def test_stubs_that_cannot_be_written_are_one_message(tmp_path):

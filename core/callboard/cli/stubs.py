@@ -73,7 +73,10 @@ def _stub_of_class(plugin: InstalledPlugin) -> str:
         parameters = inspect.signature(loaded).parameters.values()
     except (CallboardError, TypeError, ValueError):  # it cannot be imported, or asked
         return f"\n{name}: Any\n"
-    options = ", ".join(["self", *map(_parameter, _with_star(list(parameters)))])
+    written = [*map(_parameter, _with_star(list(parameters)))]
+    if not isinstance(loaded, type):
+        return f"\ndef {name}({', '.join(written)}) -> Any: ...\n"
+    options = ", ".join(["self", *written])
     return f"\nclass {name}(Callback):\n    def __init__({options}) -> None: ...\n"
 
 

@@ -240,7 +240,11 @@ def tell_epoch(loader: object, epoch: int) -> None:
 
 
 def _users_samplers(sampler: Any) -> tuple[object, ...]:
-    """The samplers that torch does not ship; its own draw once, before the first."""
+    """The samplers that torch does not ship; its own draw once, before the first.
+
+    One that only passes on what another draws says so: ``drawn_from``.
+    """
+    sampler = getattr(sampler, "drawn_from", sampler)
     if type(sampler) is BatchSampler:
         sampler = sampler.sampler
     home = type(sampler).__module__

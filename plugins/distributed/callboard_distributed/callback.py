@@ -112,6 +112,7 @@ class DistributedCallback(Callback):
         self._together: Together | None = None
         self._shares: dict[tuple[int, str, bool], tuple[Any, Share]] = {}
         self._is_mean = True
+        self._is_between_epochs = True
 
     def _make_strategy(self) -> Strategy:
         # FSDP2 takes a second to import.
@@ -166,6 +167,7 @@ class DistributedCallback(Callback):
         if together is None:
             return
         self._is_mean = _is_mean(learner.loss_func)
+        self._is_between_epochs = False
         self._take_share(together)
         together.strategy.prepare(learner)
         together.agree(learner)
@@ -200,15 +202,18 @@ class DistributedCallback(Callback):
         together, learner = self._together, self.learn
         if together is None or not learner.training:
             return None
-        sums = together.sums_gradients
-        return together.strategy.predict(learner, sums_gradients=sums)
+        strategy, xb = together.strategy, learner.xb
+        if strategy.sums_gradients != together.sums_gradients:
+            strategy.sum_gradients(together.sums_gradients)
+        predicts = strategy.predicts
+        return predicts(**xb) if isinstance(xb, dict) else predicts(*xb)
 
     def before_backward(self) -> None:
         """Weigh the loss by its share, since processes are averaged as equals."""
         together, learner = self._together, self.learn
         if together is None:
             return
-        own, total = together.sizes(learner)
+        own, total = together.shares[learner.stage, True].sizes(learner.iter)
         weight = together.world_size * (own / total if self._is_mean else own > 0)
         if weight != 1:
             assert learner.loss_grad is not None
@@ -220,10 +225,10 @@ class DistributedCallback(Callback):
         together, learner = self._together, self.learn
         if together is None:
             return
-        if learner.position[1]:
-            together.tell_and_answer(learner)
-        else:
+        if self._is_between_epochs:
             together.agree(learner)
+        else:
+            together.tell_and_answer(learner)
 
     @hookimpl(wrapper=True)
     def after_train(self) -> Generator[None, Any, Any]:
@@ -236,6 +241,7 @@ class DistributedCallback(Callback):
     @hookimpl(tryfirst=True)
     def after_epoch(self) -> None:
         """Give all processes the main one's results, for decisions to be alike."""
+        self._is_between_epochs = True
         if self._together is not None:
             self.learn.results = self._together.from_main(self.learn.results)
 

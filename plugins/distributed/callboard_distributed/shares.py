@@ -81,14 +81,23 @@ class PartSampler(Sampler[list[Any]]):
 
     def __iter__(self) -> Iterator[list[Any]]:
         self.sizes = sizes = []
+        known: dict[int, tuple[int, int]] = {}  # most batches are of one size
         for batch in self.whole:
             indices = list(batch)
-            begin, end = bounds(len(indices), self.part, self.num_parts)
-            sizes.append((end - begin, len(indices)))
+            size = len(indices)
+            if size not in known:
+                known[size] = bounds(size, self.part, self.num_parts)
+            begin, end = known[size]
+            sizes.append((end - begin, size))
             yield indices[begin:end] or indices[:1]
 
     def __len__(self) -> int:
         return len(self.whole)
+
+    @property
+    def drawn_from(self) -> Any:
+        """What draws the indices; this one draws nothing of its own."""
+        return self.whole
 
     @property
     def sampler(self) -> Any:

@@ -16,7 +16,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from callboard import loop
 from callboard.errors import OptionError
 
 if TYPE_CHECKING:
@@ -32,7 +31,13 @@ class Strategy(ABC):
         recomputes: Whether blocks are computed again in the backward pass, in place of
             keeping what they computed.
         sync_batchnorm: Whether batch normalisation is over the batches of all.
+
+    Attributes:
+        predicts: What is called in training; there from ``prepare`` on.
+        sums_gradients: Whether its gradients are summed over all processes.
     """
+
+    predicts: nn.Module
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class Strategy(ABC):
         self.blocks = blocks
         self.recomputes = recomputes
         self.sync_batchnorm = sync_batchnorm
+        self.sums_gradients = True
         self._known: nn.Module | None = None
 
     def place(self, learner: Learner) -> None:
@@ -83,9 +89,9 @@ class Strategy(ABC):
     def prepare(self, learner: Learner) -> None:
         """Get ready for an epoch of training; parameters may have been frozen."""
 
-    @abstractmethod
-    def predict(self, learner: Learner, *, sums_gradients: bool) -> Any:
-        """The prediction of the batch in training."""
+    def sum_gradients(self, sums_gradients: bool) -> None:
+        """Sum gradients over all processes from the next batch on, or do not."""
+        self.sums_gradients = sums_gradients
 
     @abstractmethod
     def model_state(self, learner: Learner) -> dict[str, Any]:
@@ -136,19 +142,19 @@ class Replicated(Strategy):
         if trained == self._trained:
             return
         # It is alike in all processes already.
-        self._wrapped = DistributedDataParallel(
+        self.predicts = self._wrapped = DistributedDataParallel(
             learner.model,
             find_unused_parameters=self.finds_unused,
             init_sync=False,
         )
+        self.sums_gradients = True
         self._trained = trained
 
-    def predict(self, learner: Learner, *, sums_gradients: bool) -> Any:
-        wrapped, xb = self._wrapped, learner.xb
-        assert wrapped is not None
+    def sum_gradients(self, sums_gradients: bool) -> None:
+        super().sum_gradients(sums_gradients)
         # What its no_sync() sets; a context would cost each step some calls more.
-        wrapped.require_backward_grad_sync = sums_gradients
-        return wrapped(**xb) if isinstance(xb, dict) else wrapped(*xb)
+        assert self._wrapped is not None
+        self._wrapped.require_backward_grad_sync = sums_gradients
 
     def model_state(self, learner: Learner) -> dict[str, Any]:
         self.align_buffers(learner)
@@ -166,6 +172,8 @@ class Replicated(Strategy):
 
 class Sharded(Strategy):
     """A share of every weight in each process; whole only while in use (FSDP2).
+
+    Gradients are summed always, since whole ones need memory.
 
     Args:
         precision: Name of the dtype that is computed in, gradients being summed in
@@ -205,11 +213,8 @@ class Sharded(Strategy):
         fully_shard(model, mesh=mesh, mp_policy=policy)
 
     def prepare(self, learner: Learner) -> None:
-        """Nothing is to be done: shares know what is frozen."""
-
-    def predict(self, learner: Learner, *, sums_gradients: bool) -> Any:
-        """The prediction; gradients are summed always, since whole ones need memory."""
-        return loop.predict(learner)
+        """The model predicts itself: shares know what is frozen."""
+        self.predicts = learner.model
 
     def _mesh(self, device_type: str) -> DeviceMesh:
         world_size = dist.get_world_size()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,11 @@ class Together(Processes):
         self._wanted_stop: str | None = None
         self._told_non_finite: tuple[int, float] | None = None
         self._is_deciding = False
-        # Whether anybody asks for something, and the main process's clock.
-        self._word = torch.zeros(2, dtype=torch.float64)
+        # Whether anybody asks for something, and the main process's clock: as numbers
+        # and as a tensor of the same memory, since each of its reads would cost a step
+        # more than all the rest.
+        self._said = array("d", [0.0, 0.0])
+        self._word = torch.frombuffer(self._said, dtype=torch.float64)
         self._options = dist.AllreduceOptions()
         self._options.reduceOp = dist.ReduceOp(dist.ReduceOp.MAX)
         self._underway: Any = None
@@ -96,9 +100,17 @@ class Together(Processes):
 
     def tell_and_answer(self, learner: Learner) -> None:
         """Answer what was asked a step ago; tell what is asked now, without waiting."""
-        if self._underway is not None and self._heard():
-            self._decide(learner)
-        self._tell(learner, False)
+        # As `agree` does, with what that calls written out: this is in every step.
+        said = self._said
+        if self._underway is not None:
+            self._underway.wait()
+            self._clock = said[1]
+            if said[0]:
+                self._decide(learner)
+        is_asked = self._wanted_stop is not None or self._wanted_signal is not None
+        said[0] = is_asked or learner.non_finite != self._told_non_finite
+        said[1] = time.monotonic() if self.rank == 0 else 0.0
+        self._underway = self.group.control.allreduce([self._word], self._options)
 
     def agree(self, learner: Learner) -> None:
         """Answer all that is asked up to now."""
@@ -108,22 +120,18 @@ class Together(Processes):
             self._decide(learner)
 
     def _tell(self, learner: Learner, left: bool) -> None:
-        word = self._word
-        word[0] = left or self._has_wishes(learner)
-        word[1] = time.monotonic() if self.is_main else 0.0
-        self._underway = self.group.control.allreduce([word], self._options)
+        is_asked = self._wanted_stop is not None or self._wanted_signal is not None
+        has_new_loss = learner.non_finite != self._told_non_finite
+        self._said[0] = left or is_asked or has_new_loss
+        self._said[1] = time.monotonic() if self.is_main else 0.0
+        self._underway = self.group.control.allreduce([self._word], self._options)
 
     def _heard(self) -> bool:
         """Wait for the network (and never for the device); whether anybody asks."""
         self._underway.wait()
         self._underway = None
-        is_asked, self._clock = self._word.tolist()
-        return bool(is_asked)
-
-    def _has_wishes(self, learner: Learner) -> bool:
-        has_new_loss = learner.non_finite != self._told_non_finite
-        is_asked = self._wanted_stop is not None or self._wanted_signal is not None
-        return is_asked or has_new_loss
+        self._clock = self._said[1]
+        return bool(self._said[0])
 
     def _decide(self, learner: Learner) -> None:
         """Take the wish of the first process that has one; all do the same."""

@@ -172,3 +172,31 @@ def test_event_and_explain_exclude_each_other():
     arguments = ["--event", "after_fit", "--explain", "a", "b"]
 
     assert "either" in run("order", *arguments, code=2).stderr
+
+
+def test_the_plugins_of_a_command_line_take_part_in_the_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(TRAIN)
+
+    given = ["train.py", "--with", "mixup:alpha=0.3", "--without", "second"]
+    answer = json.loads(run("order", *given, "--json").stdout)
+
+    assert answer["order"] == ["first", "mixup"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--with", "mixup"], "are of a TARGET"),
+        (["train.py", "--with", "mixup:alpa=1"], 'Did you mean "alpha"?'),
+        (["train.py", "--without", "thrid"], 'no plugin is named "thrid"'),
+        (["train.py", "-o", "width=3"], "width"),
+    ],
+)
+def test_a_wrong_plugin_of_the_command_line_is_refused(
+    arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(TRAIN)
+
+    assert message in run("order", *arguments, code=2).stderr

@@ -239,11 +239,11 @@ def command(
     plugins = [*with_plugins, *_short_forms(with_plugins, fast, profile, budgets)]
     plugins += _traced(with_plugins, trace, trace_steps, trace_last, trace_weights)
     line = CommandLine(tuple(plugins), tuple(without))
-    _check_names(line)
+    check_names(line)
     fit = _schedule(*schedule) if schedule else None
     with command_line(line):
         learner = load_learner(target, options)
-    _check_without(line, learner)
+    check_without(line, learner)
     if locked is not None:
         _hold_to(locked, learner, line, schedule, target)
     _refuse_to_train_apart(learner)
@@ -385,7 +385,7 @@ def _hold_to(
         )
 
 
-def _check_names(line: CommandLine) -> None:
+def check_names(line: CommandLine) -> None:
     """Refuse wrong names and options before anything slow begins.
 
     Raises:
@@ -400,7 +400,7 @@ def _check_names(line: CommandLine) -> None:
             check_options(name, known, options, f"--with {name}", is_complete=False)
 
 
-def _check_without(line: CommandLine, learner: Learner) -> None:
+def check_without(line: CommandLine, learner: Learner) -> None:
     """Refuse a name that is neither installed nor was in the program.
 
     Raises:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from callboard.cli.completion import plugin_names
+from callboard.cli.fit import (
+    Named,
+    check_names,
+    check_without,
+    read_assignments,
+    read_names,
+)
 from callboard.cli.text import wrapped
+from callboard.configuration import CommandLine, command_line
 
 if TYPE_CHECKING:
     from callboard.activation import ActivePlugin
@@ -24,11 +33,38 @@ if TYPE_CHECKING:
     metavar="A B",
     help="Which of two plugins runs first, at each event of both, and why.",
 )
+@click.option(
+    "--with",
+    "with_plugins",
+    callback=read_names,
+    multiple=True,
+    metavar="NAME:OPT=VALUE,...",
+    shell_complete=plugin_names,
+    help="A plugin that takes part in TARGET, as of `callboard fit`.",
+)
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=plugin_names,
+    help="A plugin that takes no part in TARGET, as of `callboard fit`.",
+)
+@click.option(
+    "-o",
+    "options",
+    callback=read_assignments,
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An argument of the function that makes the Learner, as of `callboard fit`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def command(
     target: str | None,
     event: str | None,
     explain: tuple[str, str] | None,
+    with_plugins: Sequence[Named],
+    without: Sequence[str],
+    options: Mapping[str, str],
     as_json: bool,
 ) -> None:
     """The loop, with the plugins that run at each event, in order.
@@ -41,6 +77,7 @@ def command(
     \b
     callboard order train.py
     callboard order train.py --event after_epoch
+    callboard order train.py --with mixup --with one-cycle
     callboard order --explain recorder csv-logger
     callboard order train.py --explain mixup report --json
     """
@@ -51,11 +88,18 @@ def command(
 
         find_event(event)  # a wrong name is refused before anything is loaded
     if target is None:
+        if with_plugins or without or options:
+            raise click.UsageError("--with, --without and -o are of a TARGET.")
         board = _board_of_all()
     else:
         from callboard.cli.target import load_learner
 
-        learner = load_learner(target)  # held: a Learner that is gone has no board
+        line = CommandLine(tuple(with_plugins), tuple(without))
+        check_names(line)
+        with command_line(line):
+            # Held, since a Learner that is gone has no board.
+            learner = load_learner(target, options)
+        check_without(line, learner)
         board = learner._board
     if explain:
         from callboard.explaining import explain as explained

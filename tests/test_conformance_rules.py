@@ -1,5 +1,6 @@
 """For every rule of the conformance suite a plugin that breaks it is told so."""
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -148,7 +149,7 @@ BREAKERS = {
         def after_train(self):
             self.learn.loss_func = self.before
         """,
-        "after a cancel of the outermost level at before_batch, learner.loss_func",
+        "after a cancel of the outermost level at do_batch, learner.loss_func",
     ),
     "errors": (
         """
@@ -197,6 +198,20 @@ def test_a_plugin_that_breaks_a_rule_is_told_what_happened_and_what_to_do(
     assert {finding.rule for finding in findings} == {rule}
     assert str(findings[0]).splitlines()[1].startswith("  expected: ")
     assert str(findings[0]).splitlines()[3].startswith("  to mend:  ")
+
+
+def test_what_many_errors_leave_alike_is_told_once(findings_of):
+    source = a_callback("""
+        def before_fit(self):
+            self.hook = self.learn.model.register_forward_hook(lambda *given: None)
+        def after_fit(self):
+            self.hook.remove()
+        """)
+
+    [finding] = findings_of("errors", source)
+
+    assert "after Ctrl-C at after_batch, model._forward_hooks was 0" in finding.happened
+    assert re.search(r"So it is after \d\d more: an error at", finding.happened)
 
 
 def test_heavy_imports_are_told_with_their_number(findings_of):

@@ -48,6 +48,8 @@ AFTER_CANCELS = {
     "after_cancel_epoch": ("before_epoch", "epoch"),
     "after_cancel_fit": ("before_epoch", "fit"),
 }
+# Of what mishaps leave, how much is told in one report.
+MOST_TOLD = 5
 NOT_CANCELLED = ("after_create", "do_fit", "after_fit", "on_exception", "teardown")
 
 
@@ -197,8 +199,7 @@ class Mishap:
 )
 def cancels(subject: Subject) -> Iterator[str]:
     """Cancel at every event: one level behind its turn, and all of them before it."""
-    for mishap in subject.sample(_all_cancels(subject)):
-        yield from _survived(subject, mishap)
+    yield from _without_repeating(subject, _all_cancels(subject))
 
 
 def _all_cancels(subject: Subject) -> Iterator[Mishap]:
@@ -243,8 +244,7 @@ def _on_side(
 )
 def errors(subject: Subject) -> Iterator[str]:
     """Raise an error at every event, before the plugin's turn and after it."""
-    for mishap in subject.sample(_all_errors(subject)):
-        yield from _survived(subject, mishap)
+    yield from _without_repeating(subject, _all_errors(subject))
 
 
 def _all_errors(subject: Subject) -> Iterator[Mishap]:
@@ -274,9 +274,22 @@ def _moments_of(event: str) -> tuple[int, ...]:
     return (IN_TRAINING, IN_VALIDATION) if event in VALIDATION_TOO else (IN_TRAINING,)
 
 
+def _without_repeating(subject: Subject, mishaps: Iterator[Mishap]) -> Iterator[str]:
+    """What mishaps leave, a sentence for all that leave the same."""
+    places: dict[str, list[str]] = {}
+    for mishap in subject.sample(mishaps):
+        for what_was_wrong in _survived(subject, mishap):
+            places.setdefault(what_was_wrong, []).append(mishap.what)
+    for what_was_wrong, (first, *others) in list(places.items())[:MOST_TOLD]:
+        also = f" So it is after {len(others)} more: {others[0]} ..." if others else ""
+        yield f"after {first}{what_was_wrong}{also}"
+    if len(places) > MOST_TOLD:
+        yield f"and {len(places) - MOST_TOLD} other things; mend these first"
+
+
 def _survived(subject: Subject, mishap: Mishap) -> Iterator[str]:
-    """What a mishap leaves that is not as it was; at most one sentence."""
-    words, faults, expected = f"after {mishap.what}", mishap.faults, mishap.expected
+    """What a mishap leaves that is not as it was; at most one part of a sentence."""
+    faults, expected = mishap.faults, mishap.expected
     learner, start, before = subject.spare or _prepared_learner(subject)
     subject.spare = None
     leaving: BaseException | None = None
@@ -296,13 +309,13 @@ def _survived(subject: Subject, mishap: Mishap) -> Iterator[str]:
     failure = failures_of(learner)
     if not is_expected:
         what = said(leaving) if leaving else "no error left the fit."
-        yield f"{words}: {what}"
+        yield f": {what}"
     elif failure:
-        yield f"{words}: {failure}"
+        yield f": {failure}"
     elif left:
-        yield f"{words}, {left[0]}"
+        yield f", {left[0]}"
     elif subject.can_be_repeated:
-        yield from _recovered(subject, learner, start, words)
+        yield from _recovered(subject, learner, start)
         learner.load_state_dict(start)
         subject.spare = learner, start, before
 
@@ -315,18 +328,18 @@ def _prepared_learner(
 
 
 def _recovered(
-    subject: Subject, learner: Learner, start: Mapping[str, Any], words: str
+    subject: Subject, learner: Learner, start: Mapping[str, Any]
 ) -> Iterator[str]:
     """Whether a Learner that is put back to its start trains as it always did."""
     try:
         learner.load_state_dict(start)
         subject.run(learner)
     except Exception as error:
-        yield f"{words}, the next run: {said(error)}"
+        yield f", the next run: {said(error)}"
         return
     difference = subject.difference(learner, subject.outcome)
     if difference:
-        yield f"{words}, the next run is not as it always was: {difference}"
+        yield f", the next run is not as it always was: {difference}"
 
 
 RULES = (state, resume, cancels, errors)

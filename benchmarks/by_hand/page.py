@@ -34,9 +34,9 @@ is a ratio of {goal} or less; what it came to stands here, whatever it is.
 - *Program* is the ratio of the whole programs, from start to end: importing PyTorch and
   finding plugins is in it.
 - *To begin with* is what is done once: compiling, and the second that PyTorch takes to
-  make its first optimizer. It is part of the time, and what is left of it when every
-  epoch is taken to be as long as most. *Epoch* is the ratio of such epochs, to which
-  the ratio of a long run comes near.
+  load its compiler when the first optimizer is made, which `--fast` spares. It is part
+  of the time, and what is left of it when every epoch is taken to be as long as most.
+  *Epoch* is the ratio of such epochs, to which the ratio of a long run comes near.
 - *Curve* is the largest difference of a validation loss from that of the loop by hand
   in the same epoch, by its size.
 
@@ -155,7 +155,7 @@ def verdict(runs: Sequence[Run]) -> str:
 
 def _what_fast_chose(runs: Sequence[Run]) -> Iterator[str]:
     chosen = next((run.chosen for run in runs if run.chosen), [])
-    yield "```"
+    yield "```text"
     yield from chosen
     yield "```"
     yield ""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -163,28 +164,34 @@ def _call_untraced(
 
 def step_without_compiler(opt: Optimizer) -> None:
     """Let an optimizer of torch step without loading the compiler, in place."""
-    raw = _raw_step(type(opt))
+    step = _step_of(type(opt))
     is_changed = "step" in vars(opt) or opt.defaults.get("differentiable")
-    if raw is not None and not is_changed:
-        opt.step = partial(_step, opt, raw)  # type: ignore[method-assign]
+    if step is not None and not is_changed:
+        # A method, since torch's schedulers take it apart to wrap it.
+        opt.step = MethodType(step, opt)  # type: ignore[method-assign]
 
 
 def step_as_ever(opt: Optimizer) -> None:
     """Take back what ``step_without_compiler`` has done."""
     own = vars(opt).get("step")
-    if isinstance(own, partial) and own.func is _step:
+    if own is not None and getattr(own, "__func__", None) is _step_of(type(opt)):
         del opt.step
 
 
-def _step(
-    opt: Optimizer,
-    raw: Callable[..., Any],
-    closure: Callable[[], Any] | None = None,
-) -> Any:
-    if COMPILER in sys.modules or _is_watched(opt):
-        return type(opt).step(opt, closure)
-    with torch.no_grad():
-        return raw(opt, closure)
+@cache
+def _step_of(kind: Any) -> Callable[..., Any] | None:
+    """A step that loads no compiler; None for what is not as torch made it."""
+    raw = _raw_step(kind)
+    if raw is None:
+        return None
+
+    def step(opt: Optimizer, closure: Callable[[], Any] | None = None) -> Any:
+        if COMPILER in sys.modules or _is_watched(opt):
+            return kind.step(opt, closure)
+        with torch.no_grad():
+            return raw(opt, closure)
+
+    return step
 
 
 def _raw_step(kind: type[Optimizer]) -> Callable[..., Any] | None:

@@ -163,6 +163,20 @@ def test_a_step_is_the_same_with_a_closure_and_without(unloaded):
     assert weight.tolist() == [0.0, 0.0]
 
 
+def test_a_scheduler_of_torch_that_is_made_in_a_fit_wraps_the_step():
+    class Schedules(Callback):
+        run_after = "fused-optimizer"
+
+        def before_fit(self):
+            self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.learn.opt)
+
+    schedules = Schedules()
+    learner = trained(torch.optim.SGD, FusedOptimizer(), schedules, num_epochs=1)
+
+    schedules.scheduler.step()
+    assert learner.opt._opt_called
+
+
 def test_hooks_of_a_step_are_called(unloaded):
     _, opt = an_optimizer()
     step_without_compiler(opt)

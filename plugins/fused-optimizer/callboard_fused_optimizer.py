@@ -164,7 +164,8 @@ def _call_untraced(
 
 def step_without_compiler(opt: Optimizer) -> None:
     """Let an optimizer of torch step without loading the compiler, in place."""
-    step = _step_of(type(opt))
+    kind: Any = type(opt)
+    step = _step_of(kind)
     is_changed = "step" in vars(opt) or opt.defaults.get("differentiable")
     if step is not None and not is_changed:
         # A method, since torch's schedulers take it apart to wrap it.
@@ -173,8 +174,9 @@ def step_without_compiler(opt: Optimizer) -> None:
 
 def step_as_ever(opt: Optimizer) -> None:
     """Take back what ``step_without_compiler`` has done."""
+    kind: Any = type(opt)
     own = vars(opt).get("step")
-    if own is not None and getattr(own, "__func__", None) is _step_of(type(opt)):
+    if own is not None and getattr(own, "__func__", None) is _step_of(kind):
         del opt.step
 
 

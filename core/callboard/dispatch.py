@@ -307,7 +307,8 @@ class Board(pluggy.PluginManager):
         """As pluggy's, which asks every hookimpl whose it is when a plugin leaves."""
         if not isinstance(plugin, StandIn):
             return super().get_hookcallers(plugin)
-        if self.get_plugin(plugin.member.key) is not plugin:
+        is_here = self.get_plugin(plugin.member.key) is plugin
+        if not is_here:
             return None
         names = {impl.event: None for impl in plugin.hookimpls.values()}
         return [getattr(self.hook, name) for name in names]

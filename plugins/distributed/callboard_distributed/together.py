@@ -18,13 +18,17 @@ from callboard_distributed.strategies import Strategy
 if TYPE_CHECKING:
     from callboard import Callback, Learner
 
+# Gloo passes the word on from process to process: among 64 it is there in a few
+# milliseconds, which a step takes anyhow. Among more it is passed on every few steps.
+PROCESSES_A_STEP = 64
+
 
 class Together(Processes):
     """The processes of a group, as one of them sees it.
 
     What one process asks for is told to the others with the next step and answered one
     step later, in all of them at the same batch: no step waits for it. Between epochs
-    it is answered at once.
+    it is answered at once. Above 64 processes, it is every n-th step that tells.
 
     Attributes:
         group: Who belongs to it.
@@ -47,6 +51,7 @@ class Together(Processes):
         # and as a tensor of the same memory, since each of its reads would cost a step
         # more than all the rest.
         self._said = array("d", [0.0, 0.0])
+        self._steps_between = -(-group.world_size // PROCESSES_A_STEP)
         self._word = torch.frombuffer(self._said, dtype=torch.float64)
         self._options = dist.AllreduceOptions()
         self._options.reduceOp = dist.ReduceOp(dist.ReduceOp.MAX)
@@ -101,6 +106,8 @@ class Together(Processes):
     def tell_and_answer(self, learner: Learner) -> None:
         """Answer what was asked a step ago; tell what is asked now, without waiting."""
         # As `agree` does, with what that calls written out: this is in every step.
+        if learner.train_iter % self._steps_between:
+            return
         said = self._said
         if self._underway is not None:
             self._underway.wait()

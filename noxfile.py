@@ -147,6 +147,12 @@ def by_hand(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["dev"])
+def distributed(session: nox.Session) -> None:
+    """Train in 1, 2 and 4 processes and compare; ``-- write`` writes its page anew."""
+    run_in_dev(session, "python", "-m", "benchmarks.processes", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
 @nox.parametrize("proof", [nox.param(name, id=name) for name in PROOFS])
 def reliability(session: nox.Session, proof: str) -> None:
     """Prove that runs survive; ``nox -s reliability`` runs all proofs, in 3 minutes."""

@@ -8,7 +8,7 @@ in docs/pages, from the core and the plugins themselves, so these must be there:
 - ``reference/callboard.md`` and two more from the docstrings;
 - ``plugins/index.md`` from the pyproject.toml, README.md and classes of each folder in
   plugins/, and a page for each plugin;
-- ``decisions/index.md`` from the headings of the decisions.
+- ``guides/index.md`` and ``decisions/index.md`` from the headings of the pages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pages.command_line import command_reference
 from pages.decisions import decision_list
 from pages.events import event_reference
 from pages.names import authors_reference, callboard_reference, testing_reference
-from pages.navigation import menu
+from pages.navigation import guide_list, menu
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -49,6 +49,7 @@ def pages() -> dict[str, str]:
     """All pages that are written by programs, by their address."""
     return {
         "decisions/index.md": decision_list(),
+        "guides/index.md": guide_list(),
         "plugins/index.md": plugin_catalogue(),
         **{f"plugins/{p.folder.name}.md": plugin_page(p) for p in all_plugins()},
         "reference/callboard.md": callboard_reference(),

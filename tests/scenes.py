@@ -121,6 +121,26 @@ def masked() -> Names:
     return {**to_train(items, labels, Masked()), "x": items, "mask": mask}
 
 
+class ReturnsItsLoss(nn.Module):
+    """Takes the parts of a mapping, and returns one with the loss in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> Any:
+        logits = self.head(inputs)
+        loss = nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+def mappings() -> Names:
+    """Batches that are mappings, for a model that returns its loss."""
+    items = [{"inputs": x, "labels": y} for x, y in zip(*numbers(), strict=True)]
+    loader = DataLoader(items, 8)
+    return {"model": ReturnsItsLoss(), "train_loader": loader, "valid_loader": loader}
+
+
 def labelled() -> Names:
     """A dataset larger than what is taken of it, with weights."""
     items, labels = numbers(12_000)
@@ -134,6 +154,7 @@ def labelled() -> Names:
 
 
 SCENES: dict[str, Callable[[], Names]] = {
+    "docs/coming-from-trainer.md": mappings,
     "plugins/bn-freeze/README.md": lambda: {
         "splitter": lambda model: [model.body, model.head]
     },

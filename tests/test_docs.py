@@ -34,6 +34,11 @@ def pages():
         sys.path[:] = before
 
 
+def navigation():
+    """The module that orders the menu; it is there while ``pages`` is."""
+    return importlib.import_module("pages.navigation")
+
+
 def section_of(page, heading):
     """What stands below a heading, down to the next one."""
     return re.split(r"^## .*\n", page.partition(f"\n{heading}\n")[2], flags=re.M)[0]
@@ -151,6 +156,24 @@ def test_decision_list_links_to_every_decision(pages):
     links = re.findall(r"\((.+\.md)\)", pages["decisions/index.md"])
 
     assert links == sorted(path.name for path in ROOT.glob("docs/decisions/[0-9]*.md"))
+
+
+def test_guides_are_listed_and_each_stands_in_the_menu_once(pages):
+    guides = [path.name for path in (ROOT / "docs/guides").glob("*.md")]
+    listed = re.findall(r"\(([\w-]+\.md)\)", pages["guides/index.md"])
+    in_menu = re.findall(r"'(?:guides/)([\w-]+\.md)'", str(navigation().menu(pages)))
+
+    assert sorted(listed) == sorted(guides)
+    assert sorted(in_menu) == sorted(["index.md", *guides])
+
+
+def test_a_page_that_no_list_names_stands_in_the_menu(pages, tmp_path, monkeypatch):
+    (tmp_path / "docs/guides").mkdir(parents=True)
+    (tmp_path / "docs/guides/unheard-of.md").write_text("# Unheard of\n")
+    monkeypatch.setattr(navigation(), "ROOT", tmp_path)
+
+    assert navigation().grouped_guides()["Other"] == ["guides/unheard-of.md"]
+    assert "[Unheard of](unheard-of.md)" in navigation().guide_list()
 
 
 @pytest.mark.slow

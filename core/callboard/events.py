@@ -51,8 +51,8 @@ def do_fit(learner: Learner) -> object:
     """The whole of a fit, from ``before_fit`` to ``after_fit``: a span.
 
     Happens once in a fit. For wrappers: what comes before ``yield`` runs before
-    ``before_fit``, what comes after it runs however the fit ends, before
-    ``on_exception`` and ``teardown``. It cannot be replaced.
+    ``before_fit``; what comes after it runs before ``on_exception`` and ``teardown``,
+    and in a ``finally`` it runs however the fit ends. It cannot be replaced.
     """
 
 

@@ -160,9 +160,13 @@ given `mixup`. This page is made from the folders of plugins/.
 {len(plugins)} distributions. What joins by being installed only observes; what joins
 when it is named stands in `cbs=`, behind `--with`, or under `enable` in a file.
 
+<div class="stacked" markdown>
+
 | install | what it does | joins |
 |---|---|---|
 {summaries}
+
+</div>
 
 ## When they run
 
@@ -170,17 +174,25 @@ Who runs first is declared: `run_after`, `run_before`. A plugin that is named th
 takes no part is no constraint. `callboard order TARGET` solves it for a Learner of
 yours, and `--explain A B` says why. *Around* is a wrapper.
 
-| plugin | role | events | runs after | runs before | not with |
-|---|---|---|---|---|---|
+<div class="stacked" markdown>
+
+| plugin | role | events | order |
+|---|---|---|---|
 {calls}
+
+</div>
 
 ## Options
 
 With their types and defaults; methods are called on the Learner.
 
+<div class="stacked" markdown>
+
 | name | options |
 |---|---|
 {options}
+
+</div>
 """
 
 
@@ -194,14 +206,13 @@ def summary_row(plugin: Plugin) -> str:
 
 def call_row(entry: Entry) -> str:
     """Role, events and order of one plugin."""
-    declared = [
-        ", ".join(f"`{name}`" for name in entry.declared(attribute))
-        for attribute in ("run_after", "run_before", "conflicts_with")
-    ]
-    role = entry.member.role if entry.member else ""
-    return (
-        " | ".join([f"| {link_to(entry)}", role, events(entry, ""), *declared]) + " |"
+    order = "<br>".join(
+        f"{words} " + ", ".join(f"`{name}`" for name in entry.declared(attribute))
+        for attribute, words in DECLARED.items()
+        if entry.declared(attribute)
     )
+    role = entry.member.role if entry.member else ""
+    return f"| {link_to(entry)} | {role} | {events(entry, '')} | {order} |"
 
 
 def plugin_page(plugin: Plugin) -> str:

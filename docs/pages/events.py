@@ -39,9 +39,13 @@ made from `callboard/events.py`. `callboard events` prints the same, and
 
 {loop_picture()}
 
+<div class="stacked" markdown>
+
 | name | kind | |
 |---|---|---|
 {rows}
+
+</div>
 
 {sections}
 """
@@ -56,9 +60,9 @@ def event_section(event: Event, listeners: Sequence[Entry]) -> str:
 {signature(event)}
 ```
 
-{KINDS[event.kind]}
+{event.documentation}
 
-{event.documentation}{here}"""
+{KINDS[event.kind]}{here}"""
 
 
 def signature(event: Event) -> str:

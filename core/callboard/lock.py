@@ -65,6 +65,7 @@ def environment(learner: Learner) -> dict[str, Any]:
         "python": platform.python_version(),
         "device": learner.device.type,
         "threads": torch.get_num_threads(),
+        "processes": learner.world_size,
     }
 
 
@@ -122,6 +123,7 @@ def environment_differences(
     then: Mapping[str, Any], now: Mapping[str, Any]
 ) -> list[str]:
     """Which parts of the environment are not the same, a sentence each."""
+    then = {"processes": 1, **then}  # not said by states of before there were many
     return [
         f"{name} is {now.get(name)} now and was {then.get(name)} then: the last bits "
         "of the results may differ."

@@ -14,10 +14,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from callboard import Callback, CancelBatchException, CancelStepException
 from callboard.data import batch_size
-from callboard.errors import OptionError
+from callboard.errors import OptionError, StateError
 from callboard.losses import reduction_of
 from callboard.optim import needs_closure
 
@@ -179,13 +180,19 @@ class GradientAccumulation(Callback):
         if not self.num_batches:
             return {}
         learner = self.learn
-        gradients = [p.grad for p in parameters_of(learner.opt)]
+        gradients = [
+            None if p.grad is None else _own_part(p.grad).clone()
+            for p in parameters_of(learner.opt)
+        ]
+        if learner.world_size > 1:  # they are not summed yet, and each has its own
+            gradients = learner.processes.gather(gradients)
         return {
             "position": [learner.epoch, learner.train_iter],
             "num_batches": self.num_batches,
             "num_samples": self.num_samples,
             "expected": self._expected,
-            "gradients": [None if g is None else g.clone() for g in gradients],
+            "gradients": gradients,
+            "num_processes": learner.world_size,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -196,10 +203,28 @@ class GradientAccumulation(Callback):
         self.num_batches = saved["num_batches"]
         self.num_samples = saved["num_samples"]
         self._expected = saved["expected"]
-        parameters = parameters_of(self.learn.opt)
-        for parameter, gradient in zip(parameters, saved["gradients"], strict=True):
+        learner = self.learn
+        num_processes = saved.get("num_processes", 1)
+        if num_processes != learner.world_size:
+            raise StateError(
+                f"{self.name}: it was saved between two steps, with the gradients of "
+                f"{num_processes} processes; now there are {learner.world_size}. Start "
+                "as many, or go on from a checkpoint at the end of an epoch."
+            )
+        gradients = saved["gradients"]
+        if num_processes > 1:
+            gradients = gradients[learner.rank]
+        for parameter, gradient in zip(
+            parameters_of(learner.opt), gradients, strict=True
+        ):
             if gradient is not None:
-                parameter.grad = gradient.to(parameter.device, copy=True)
+                parameter.grad = torch.zeros_like(parameter)
+                _own_part(parameter.grad).copy_(gradient)
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    """What of a tensor is in this process, where it is spread over several."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def parameters_of(opt: Optimizer) -> Iterator[Parameter]:

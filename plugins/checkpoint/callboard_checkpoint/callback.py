@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from callboard import Callback, hookimpl
@@ -108,7 +110,7 @@ class CheckpointCallback(Callback):
         self._held: Snapshot | None = None
         self._may_leave = False
         self._leaving: BaseException | None = None
-        self._signals = Signals(lambda: self._may_leave)
+        self._signals = Signals(lambda: self._may_leave, self._tell_of_signal)
 
     # ---- the fit --------------------------------------------------------------
 
@@ -117,13 +119,18 @@ class CheckpointCallback(Callback):
         learner = self.learn
         if self.keep_best is not None:
             self._direction = self._comp or direction_in(learner, self.keep_best)
-        self._files = RunFolder(place(learner.path, self.folder))
-        self._files.open()
-        self._refuse_what_is_anothers(self._files)
-        self._writer = ThreadPoolExecutor(1, "checkpoint") if self.async_ else None
+        processes = learner.processes
+        self._run = processes.from_main(self._run)
+        is_writing_apart = self.async_ and learner.is_main
+        if learner.is_main:
+            self._files = RunFolder(place(learner.path, self.folder))
+            self._files.open()
+            self._refuse_what_is_anothers(self._files)
+        self._writer = ThreadPoolExecutor(1, "checkpoint") if is_writing_apart else None
         self._writing, self._held, self._is_overdue = None, None, False
         self._saved_at = None
-        self._timer.restart()
+        self._timer.restart(processes.seconds())
+        processes.signal = None
         self._signals.catch()
         warn_of_what_is_inexact(learner.dls.train)
 
@@ -136,24 +143,31 @@ class CheckpointCallback(Callback):
         self._take_note_of_the_written()
         is_best = is_epoch_end and self._is_new_best()
         is_due = self._timer.is_due(
-            num_epochs=epoch, num_steps=learner.train_iter, is_epoch_end=is_epoch_end
+            seconds=learner.processes.seconds(),
+            num_epochs=epoch,
+            num_steps=learner.train_iter,
+            is_epoch_end=is_epoch_end,
         )
-        if self._signals.received is not None:
+        if learner.processes.signal is not None:
             self._save(wait=True)
-            raise Interrupted(self._signals.received)
+            raise Interrupted(learner.processes.signal)
         if is_due or is_best or self._is_overdue:
             is_last = is_epoch_end and (epoch >= learner.n_epoch or self._is_stopped())
             self._save(is_best=is_best, wait=is_last)
         self._held = None
-        if batch == learner.n_iter and learner.dls.valid is not None:
+        may_leave = learner.dls.valid is not None and learner.world_size == 1
+        if batch == learner.n_iter and may_leave:
             # What a signal in the validation saves: it may not wait for the next one.
             self._held = self._unless_saved()
 
     @hookimpl(wrapper=True)
     def do_validate(self) -> Generator[None, object, object]:
-        """Let a signal end a validation at once, with what was saved before it."""
+        """Let a signal end a validation at once, with what was saved before it.
+
+        Several processes finish it, since none knows where in it the others are.
+        """
         is_saved = self._held is not None or self._saved_at == self._moment()
-        if self.learn.stage != "fit" or not is_saved:
+        if self.learn.stage != "fit" or not is_saved or self.learn.world_size > 1:
             return (yield)
         try:
             self._may_leave = True
@@ -188,6 +202,9 @@ class CheckpointCallback(Callback):
         if number is not None and not isinstance(leaving, Interrupted):
             raise Interrupted(number)
 
+    def _tell_of_signal(self, number: int) -> None:
+        self.learn.processes.leave(number)
+
     def on_exception(self, exception: BaseException) -> None:
         """Remember what ends the fit."""
         self._leaving = exception
@@ -216,11 +233,15 @@ class CheckpointCallback(Callback):
         return None if self._saved_at == self._moment() else self._snapshot()
 
     def _save(self, *, is_best: bool = False, wait: bool = False) -> None:
-        if self._saved_at == self._moment():
+        # The main process writes, and knows how far it is.
+        is_saved, is_busy = self.learn.processes.from_main(
+            (self._saved_at == self._moment(), self._writing is not None)
+        )
+        if is_saved:
             if wait:
                 self._finish_writing()
             return
-        if self._writing is not None and not wait:
+        if is_busy and not wait:
             self._is_overdue = True  # one at a time; at the next checkpoint, then
             return
         self._finish_writing()
@@ -229,7 +250,9 @@ class CheckpointCallback(Callback):
         snapshot = self._snapshot()
         seconds = time.perf_counter() - started
         self._saved_at, self._is_overdue = self._moment(), False
-        self._timer.restart()
+        self._timer.restart(self.learn.processes.seconds())
+        if snapshot is None:
+            return
         if self._writer is None or wait:
             self._write(snapshot, seconds, is_best)
         else:
@@ -237,9 +260,13 @@ class CheckpointCallback(Callback):
                 self._written, snapshot, seconds, is_best
             )
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self) -> Snapshot | None:
+        """A copy of the state; every process has its part in it, and main has it."""
         learner = self.learn
-        plain, tensors = split(learner.state_dict())
+        state = learner.state_dict()
+        if not learner.is_main:
+            return None
+        plain, tensors = split(state)
         epoch, batch = learner.position
         summary = {
             "run": self._run,
@@ -347,8 +374,27 @@ def read_checkpoint(learner: Learner, where: str | Path = "auto") -> Any:
     if where == "auto":
         own = [cb.folder for cb in learner.cbs if isinstance(cb, CheckpointCallback)]
         folder = place(learner.path, own[0] if own else FOLDER)
-        return RunFolder(folder).newest_good()
-    path = Path(where)
+        return _read_by_main(learner, RunFolder(folder).newest_good)
+    return _read_by_main(learner, partial(_read, Path(where)))
+
+
+def _read_by_main(learner: Learner | None, read_it: Callable[[], Any]) -> Any:
+    """What the main process reads, for all: no other need see its disk."""
+    if learner is None or learner.world_size == 1:
+        return read_it()
+    state, fault = None, None
+    if learner.is_main:
+        try:
+            state = read_it()
+        except StateError as error:
+            fault = error
+    state, fault = learner.processes.from_main((state, fault))
+    if fault is not None:
+        raise fault
+    return state
+
+
+def _read(path: Path) -> Any:
     if not path.is_dir():
         raise StateError(f"There is no checkpoint at {path}.")
     state = read(path) if is_checkpoint(path) else RunFolder(path).newest_good()
@@ -395,14 +441,22 @@ def check_finite(learner: Learner) -> None:
     Raises:
         NonFiniteError: One of them is NaN or infinite. Reads one number.
     """
-    weights = [p.detach() for p in learner.model.parameters() if p.is_floating_point()]
+    weights = [_own_part(p) for p in learner.model.parameters()]
+    weights = [w for w in weights if w.is_floating_point() and w.numel()]
     largest = get_total_norm(weights, norm_type=torch.inf) if weights else None
-    if largest is not None and not bool(torch.isfinite(largest)):
+    is_lost = largest is not None and not bool(torch.isfinite(largest))
+    if any(learner.processes.sum([is_lost])):
         raise NonFiniteError(
             f"The weights are not finite any more at step {learner.train_iter} (epoch "
             f"{learner.epoch}, training batch {learner.iter}); they are not saved. The "
             "last checkpoint is finite: go on from it with a lower learning rate."
         )
+
+
+def _own_part(parameter: Tensor) -> Tensor:
+    """What of a parameter is in this process, where it is spread over several."""
+    own: Tensor = parameter.detach()
+    return own.to_local() if hasattr(own, "to_local") else own
 
 
 def warn_of_what_is_inexact(loader: object) -> None:

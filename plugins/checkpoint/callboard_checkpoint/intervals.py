@@ -59,21 +59,24 @@ class Timer:
         self.intervals = intervals
         self.started = time.monotonic()
 
-    def restart(self) -> None:
-        """Count the time from now on."""
-        self.started = time.monotonic()
+    def restart(self, seconds: float) -> None:
+        """Count the time from now on, which is so many seconds by some clock."""
+        self.started = seconds
 
-    def is_due(self, *, num_epochs: int, num_steps: int, is_epoch_end: bool) -> bool:
+    def is_due(
+        self, *, seconds: float, num_epochs: int, num_steps: int, is_epoch_end: bool
+    ) -> bool:
         """Whether it is time.
 
         Args:
+            seconds: What that clock says.
             num_epochs: Epochs that are done.
             num_steps: Training batches that are done.
             is_epoch_end: Whether an epoch has just ended.
         """
         for interval in self.intervals:
             if interval.unit == "second":
-                if time.monotonic() - self.started >= interval.count:
+                if seconds - self.started >= interval.count:
                     return True
             elif interval.unit == "epoch":
                 if is_epoch_end and num_epochs % interval.count == 0:

@@ -37,11 +37,15 @@ class Signals:
     Args:
         at_once: Asked when a signal comes: whether to raise ``Interrupted`` there and
             then, since the fit is where nothing can be left half done.
+        tell: Told of the number of the signal.
     """
 
-    def __init__(self, at_once: Callable[[], bool]) -> None:
+    def __init__(
+        self, at_once: Callable[[], bool], tell: Callable[[int], None]
+    ) -> None:
         self.received: int | None = None
         self._at_once = at_once
+        self._tell = tell
         self._before: dict[int, Any] = {}
 
     def catch(self) -> None:
@@ -66,6 +70,7 @@ class Signals:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
+        self._tell(number)
         name = signal.Signals(number).name
         # Nothing that takes a lock may be called here.
         message = f"\n{name}: finishing the step, saving. Once more leaves at once.\n"

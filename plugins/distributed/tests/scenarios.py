@@ -18,6 +18,8 @@ from callboard import Callback, Learner
 from callboard_distributed import DistributedCallback
 from callboard_recorder import Recorder, accuracy, epoch_metric
 
+SHARED = Path(os.environ.get("SHARED", "."))
+
 
 def is_together():
     return os.environ.get("WORLD_SIZE", "1") != "1"
@@ -284,6 +286,105 @@ def told(error):
         "cause": type(cause).__name__,
         "message": str(cause),
     }
+
+
+class Breaks(Callback):
+    """Ends the fit by an error, in every process behind the same batch."""
+
+    run_valid = False
+
+    def __init__(self, step):
+        self._last = step  # no option that a run that goes on would have to have
+
+    def after_batch(self):
+        if self.learn.train_iter == self._last:
+            raise ValueError("broken")
+
+
+def state_on_main(learner):
+    state = learner.processes.model_state(learner)
+    return {name: tensor.clone() for name, tensor in state.items() if here(tensor)}
+
+
+def saved_and_resumed(strategy="ddp", step=9, make_others=list):
+    from callboard_checkpoint import CheckpointCallback
+
+    undisturbed, _ = a_learner(strategy, cbs=make_others())
+    undisturbed.fit(2)
+    folder = SHARED / f"{strategy}-{step}-{len(make_others())}"
+
+    def learner(last_step):
+        saves = CheckpointCallback("2 steps", folder=folder)
+        return a_learner(strategy, cbs=[saves, *make_others(), Breaks(last_step)])[0]
+
+    broken = learner(step)
+    try:
+        broken.fit(2)
+    except BaseException as error:
+        ended = told(error)["cause"]
+    resumed = learner(1000)
+    resumed.fit(2, resume="auto")
+    wanted, got = state_on_main(undisturbed), state_on_main(resumed)
+    return {
+        "ended": ended,
+        "is_same": all(torch.equal(wanted[name], got[name]) for name in wanted),
+        "results": [
+            {k: v for k, v in learner.results.items() if k != "time"}
+            for learner in (undisturbed, resumed)
+        ],
+        "saved": len(list(folder.glob("0*"))),
+        "steps": resumed.train_iter,
+    }
+
+
+def saved_and_resumed_fsdp2():
+    return saved_and_resumed("fsdp2")
+
+
+def saved_between_steps(strategy="ddp"):
+    from callboard_gradient_accumulation import GradientAccumulation
+
+    return saved_and_resumed(strategy, 10, lambda: [GradientAccumulation(40)])
+
+
+def saved_between_steps_fsdp2():
+    return saved_between_steps("fsdp2")
+
+
+def saves(name):
+    from callboard_checkpoint import CheckpointCallback
+
+    learner, losses = a_learner("fsdp2", cbs=[CheckpointCallback(folder=SHARED / name)])
+    learner.fit(1)
+    return outcome(learner, losses)
+
+
+def goes_on_from(name):
+    from callboard_checkpoint import CheckpointCallback
+
+    saving = CheckpointCallback(folder=SHARED / name)
+    learner, losses = a_learner("fsdp2", cbs=[saving])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learner.fit(2, resume="auto")
+    said = [str(w.message) for w in caught if "processes is" in str(w.message)]
+    return {**outcome(learner, losses), "said": said}
+
+
+def saved_by_one():
+    return saves("by-one") if not is_together() else {}
+
+
+def saved_by_two():
+    return saves("by-two") if is_together() else {}
+
+
+def taken_over_from_one():
+    return goes_on_from("by-one") if is_together() else {}
+
+
+def taken_over_from_two():
+    return {} if is_together() else goes_on_from("by-two")
 
 
 class Extra(Callback):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,13 @@ SAME_AS_ALONE = [
     *("accumulated", "accumulated_fsdp2", "clipped", "clipped_fsdp2", "scheduled"),
     "unfrozen",
 ]
+SAVED_AND_RESUMED = [
+    *("saved_and_resumed", "saved_and_resumed_fsdp2"),
+    *("saved_between_steps", "saved_between_steps_fsdp2"),
+]
 OTHERS = [
     *("where", "summed_loss", "metrics", "predictions", "bfloat16", "stopped_by_one"),
-    *("lost_by_one", "unlike"),
+    *("lost_by_one", *SAVED_AND_RESUMED, "unlike"),
 ]
 
 
@@ -50,12 +55,11 @@ def torchrun(*command, num_processes=2, options=(), **given):
     )
 
 
-@pytest.fixture(scope="module")
-def in_two(tmp_path_factory):
-    """What all scenarios came to in two processes, by name: one of each process."""
-    folder = tmp_path_factory.mktemp("two")
-    names = [*SAME_AS_ALONE, *OTHERS]
-    done = torchrun(HERE / "scenarios.py", folder, *names)
+def tried_in_two(folder, names):
+    """What scenarios come to in two processes, by name: one of each process."""
+    done = torchrun(
+        HERE / "scenarios.py", folder, *names, env={"SHARED": str(folder / "shared")}
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return {
         name: [
@@ -65,18 +69,36 @@ def in_two(tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """What the same scenarios came to in one process."""
-    folder = tmp_path_factory.mktemp("one")
-    names = [*SAME_AS_ALONE, *OTHERS]
-    subprocess.run(
+def tried_alone(folder, names):
+    """What scenarios come to in one process."""
+    done = subprocess.run(
         [sys.executable, HERE / "scenarios.py", folder, *names],
-        env={**environment(), "WORLD_SIZE": "1"},
-        check=True,
+        env={**environment(), "WORLD_SIZE": "1", "SHARED": str(folder / "shared")},
+        capture_output=True,
+        text=True,
         timeout=SECONDS,
     )
+    assert done.returncode == 0, done.stderr[-4000:]
     return {name: json.loads((folder / f"{name}-0.json").read_text()) for name in names}
+
+
+@pytest.fixture(scope="module")
+def in_two(tmp_path_factory):
+    return tried_in_two(tmp_path_factory.mktemp("two"), [*SAME_AS_ALONE, *OTHERS])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return tried_alone(tmp_path_factory.mktemp("one"), [*SAME_AS_ALONE, *OTHERS])
+
+
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory):
+    """Runs that are saved by one process and go on in two, and the other way."""
+    folder = tmp_path_factory.mktemp("crossed")
+    found = tried_alone(folder, ["saved_by_one"])
+    found |= tried_in_two(folder, ["saved_by_two", "taken_over_from_one"])
+    return found | tried_alone(folder, ["taken_over_from_two"])
 
 
 def test_each_process_knows_its_place(in_two):
@@ -136,6 +158,31 @@ def test_a_loss_that_is_no_number_in_one_is_an_error_in_all(in_two):
     assert first["cause"] == second["cause"] == "NonFiniteError"
     assert first["message"] == second["message"]
     assert first["steps"] == second["steps"]
+
+
+@pytest.mark.parametrize("scenario", SAVED_AND_RESUMED)
+def test_two_processes_go_on_bit_for_bit(in_two, scenario):
+    for process in in_two[scenario]:
+        straight, resumed = process["results"]
+        assert process["is_same"]
+        assert resumed == straight
+        assert process["saved"] >= 3
+        assert process["steps"] == 12
+
+
+def test_a_run_of_one_process_goes_on_in_two_and_back(crossed, alone):
+    straight = alone["ddp"]
+
+    for scenario, said in (
+        ("taken_over_from_one", "processes is 2 now and was 1 then"),
+        ("taken_over_from_two", "processes is 1 now and was 2 then"),
+    ):
+        found = crossed[scenario]
+        for process in found if isinstance(found, list) else [found]:
+            assert process["steps"] == straight["steps"]
+            assert process["losses"] == pytest.approx(straight["losses"][6:], rel=1e-6)
+            assert process["results"] == pytest.approx(straight["results"], rel=1e-6)
+            assert any(said in each for each in process["said"]), process["said"]
 
 
 def test_one_process_tells_of_an_error_and_the_others_end_quietly(in_two):
@@ -273,6 +320,26 @@ def test_one_command_trains_in_two_processes_and_the_main_one_speaks():
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Done in") == 1
     assert done.stdout.count("--with distributed") == 1
+
+
+def test_a_signal_to_one_process_saves_and_ends_all_and_the_run_goes_on(tmp_path):
+    options = ["--with", "distributed", "--with", "checkpoint:every=100step"]
+    straight = callboard_fit("--with", "distributed", cwd=tmp_path)
+
+    ended = callboard_fit(*options, "-o", "signal_at=8", cwd=tmp_path)
+    resumed = callboard_fit(*options, "--resume", "auto", cwd=tmp_path)
+
+    assert ended.returncode == 1  # torchrun's
+    assert "exitcode  : 143" in ended.stderr
+    assert ended.stderr.count("SIGTERM: finishing the step, saving.") >= 1
+    assert resumed.returncode == 0, resumed.stderr
+    assert "behind 4 of its batches" in resumed.stdout
+    assert results_in(resumed) == results_in(straight)
+
+
+def results_in(done):
+    """The last line, without times."""
+    return re.search(r"epoch 1: .*?(?=, time)", done.stdout)[0]
 
 
 def test_what_fails_in_one_process_ends_all_in_seconds_and_is_shown_once():

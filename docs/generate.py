@@ -26,6 +26,10 @@ from pages.navigation import guide_list, menu
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+# Pages whose code or tables need the room of the table of contents.
+WIDE = ("coming-from-", "fastai-parity", "faster-than-by-hand")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -42,6 +46,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for address, content in pages().items():
         files.append(File.generated(config, address, content=content))
     return files
+
+
+def on_page_markdown(
+    markdown: str, page: Page, config: MkDocsConfig, files: Files
+) -> str:
+    """Give wide pages their room."""
+    if page.file.src_uri.startswith(WIDE):
+        page.meta["hide"] = ["toc"]
+    return markdown
 
 
 @cache

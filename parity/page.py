@@ -46,7 +46,7 @@ def table(heading: str, subjects: Mapping[str, Subject], found: Found) -> str:
         "|---|---|---|---|---|",
     ]
     rows += [row(name, [f for f in found if f[0].subject == name]) for name in subjects]
-    return "\n".join(rows)
+    return "\n".join(['<div class="stacked" markdown>\n', *rows, "\n</div>"])
 
 
 def row(name: str, found: Found) -> str:

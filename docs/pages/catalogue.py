@@ -239,7 +239,7 @@ def facts_of(entry: Entry) -> str:
     if entry.options:
         rows.append(("call", f"`{usage(entry)}`"))
     lines = "\n".join(f"| {what} | {said} |" for what, said in rows if said)
-    return f"| `{entry.name}` | |\n|---|---|\n{lines}"
+    return f"| | `{entry.name}` |\n|---|---|\n{lines}"
 
 
 def events(entry: Entry, page: str) -> str:

@@ -43,7 +43,7 @@ def loop_picture() -> str:
     draw_legend(drawing)
     elements = "\n".join(drawing.elements)
     return f"""<div class="loop-picture">
-<svg viewBox="0 0 {WIDTH} {drawing.height:g}" role="img"
+<svg viewBox="0 0 {WIDTH} {drawing.height:g}" role="group"
 aria-label="The events of the loop, nested as they fire">
 {elements}
 </svg>

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from callboard import control, discovery
-from callboard_fastai.names import INNER_NAMES, NAMES
+from callboard_fastai.names import ARCHITECTURES, INNER_NAMES, NAMES
 
 ROOT = "callboard_fastai"
 
@@ -65,6 +65,7 @@ HOMES = {
     "optimizer": "Adam OptimWrapper Optimizer RAdam RMSProp SGD",
     "views": "pytorch_hp_map",
     "data.load": "DataLoader DataLoaders TfmdDL",
+    "imports": "one_is_instance string_classes",
     "test_utils": "RegModel VerboseCallback synth_dbunch synth_learner",
     "derivable.fetching": """
         CollectDataCallback FetchPredsCallback GatherPredsCallback ShortEpochCallback
@@ -162,6 +163,25 @@ PLUGIN_FUNCTIONS = {
     for name in names.split()
 }
 
+#: What its ``torch_imports`` names of torch's.
+TENSORS_AND_SAMPLERS = {
+    **{
+        name: f"torch:{name}"
+        for name in (
+            *("ByteTensor", "DoubleTensor", "FloatTensor", "HalfTensor"),
+            *("LongTensor", "as_tensor"),
+        )
+    },
+    **{
+        name: f"torch.utils.data:{name}"
+        for name in (
+            *("BatchSampler", "IterableDataset", "RandomSampler", "Sampler"),
+            *("SequentialSampler", "default_collate", "default_convert"),
+            "get_worker_info",
+        )
+    },
+}
+
 #: What fastai's star imports bring besides: name -> module, or module:attribute.
 BROUGHT_ALONG = {
     "F": "torch.nn.functional",
@@ -182,6 +202,11 @@ BROUGHT_ALONG = {
     "Number": "numbers:Number",
     "Real": "numbers:Real",
     "SimpleNamespace": "types:SimpleNamespace",
+    "TextWrapper": "textwrap:TextWrapper",
+    "as_completed": "concurrent.futures:as_completed",
+    "ndimage": "scipy:ndimage",
+    "set_trace": "pdb:set_trace",
+    "urlopen": "urllib.request:urlopen",
     "dispatch": "plum:dispatch",
     "Beta": "torch.distributions.beta:Beta",
     "NoneType": "types:NoneType",
@@ -193,7 +218,29 @@ BROUGHT_ALONG = {
             *("collections", "hashlib", "types", "inspect", "functools", "random"),
             *("time", "math", "typing", "numbers", "string", "threading"),
             *("tempfile", "warnings", "zipfile", "contextlib", "multiprocessing"),
+            *("bz2", "concurrent", "urllib", "matplotlib", "requests", "scipy"),
+            *("platform", "yaml"),
         )
+    },
+    **{
+        name: f"itertools:{name}"
+        for name in ("dropwhile", "starmap", "takewhile", "zip_longest")
+    },
+    **{
+        name: f"multiprocessing:{name}"
+        for name in ("Lock", "Process", "Queue", "queues")
+    },
+    **{
+        name: f"types:{name}"
+        for name in (
+            *("BuiltinFunctionType", "BuiltinMethodType", "FunctionType"),
+            *("LambdaType", "MethodType", "MethodWrapperType"),
+            *("MethodDescriptorType", "WrapperDescriptorType"),
+        )
+    },
+    **{
+        name: f"pandas.api.types:{name}"
+        for name in ("CategoricalDtype", "is_numeric_dtype")
     },
     **{
         name: f"typing:{name}"
@@ -212,19 +259,27 @@ BROUGHT_ALONG = {
     },
     **{name: f"enum:{name}" for name in ("Enum", "IntEnum")},
     **{name: f"contextlib:{name}" for name in ("contextmanager", "redirect_stdout")},
-    **{name: f"operator:{name}" for name in ("attrgetter", "itemgetter")},
     **{
-        name: f"torch:{name}"
-        for name in ("ByteTensor", "FloatTensor", "LongTensor", "as_tensor")
+        name: f"operator:{name}"
+        for name in ("attrgetter", "itemgetter", "methodcaller")
     },
-    **{
-        name: f"torch.utils.data:{name}"
-        for name in (
-            *("BatchSampler", "IterableDataset", "RandomSampler", "Sampler"),
-            *("SequentialSampler", "default_collate", "get_worker_info"),
-        )
-    },
+    **TENSORS_AND_SAMPLERS,
     **{name: f"fastprogress:{name}" for name in ("master_bar", "progress_bar")},
+}
+
+#: Modules that star imports bring by their own names.
+SUBMODULES = {
+    "models": f"{ROOT}.vision.models",
+    "unet": f"{ROOT}.vision.models.unet",
+    "xresnet": f"{ROOT}.vision.models.xresnet",
+}
+
+#: Where names are that are neither this package's nor a plugin's.
+ADDRESSES = {
+    **PLUGIN_FUNCTIONS,
+    **BROUGHT_ALONG,
+    **SUBMODULES,
+    **{name: f"torchvision.models:{name}" for name in ARCHITECTURES.split()},
 }
 
 #: Libraries whose whole contents fastai's star imports bring.
@@ -243,13 +298,16 @@ DATA = ("data.core", "data.load", "data.external", "data.block", "data.transform
 #: Modules whose star import brings those of others.
 GATHERED = {
     "torch_basics": ("imports", "torch_imports", "torch_core", "layers", "losses"),
-    "data.all": ("imports", "torch_imports", "torch_core", *DATA),
+    "data.all": (
+        *("imports", "torch_imports", "torch_core", "layers", "losses"),
+        *DATA,
+    ),
     "basics": BASICS,
     "callback.all": CALLBACKS,
     "vision.all": (
         *(*BASICS, *CALLBACKS, "vision.augment", "vision.core", "vision.data"),
         *("vision.learner", "vision.utils", "vision.models.unet"),
-        *("vision.models.xresnet",),
+        *("vision.models.xresnet", "vision.models", "vision.models.tvm"),
     ),
     "text.all": (
         *(*BASICS, *CALLBACKS, "text.core", "text.data", "text.learner"),
@@ -259,6 +317,7 @@ GATHERED = {
         *(*BASICS, *CALLBACKS, "tabular.core", "tabular.data", "tabular.learner"),
         *("tabular.model",),
     ),
+    "vision.models": ("vision.models.tvm",),
     "vision.models.all": ("vision.models.unet", "vision.models.xresnet"),
 }
 
@@ -301,7 +360,7 @@ def resolve(name: str) -> Any:
     if name in PLUGINS:
         plugin = installed_plugin(name)
         return MISSING if plugin is None else plugin.load()
-    address = PLUGIN_FUNCTIONS.get(name) or BROUGHT_ALONG.get(name)
+    address = ADDRESSES.get(name)
     if address is not None and _can_import(address):
         return _at(address)
     for library in LIBRARIES:
@@ -328,7 +387,9 @@ def _names_of(module: str) -> Iterator[str]:
             names = getattr(loaded, "__all__", None) or dir(loaded)
             yield from (name for name in names if not name.startswith("_"))
     elif module == "torch_imports":
-        yield from ("torch", "nn", "F", "Tensor", "pd")
+        yield from ("torch", "nn", "F", "Tensor", "pd", *TENSORS_AND_SAMPLERS)
+    elif module == "vision.models.tvm":
+        yield from ARCHITECTURES.split()
     for part in GATHERED.get(module, ()):
         yield from _names_of(part)
     yield from NAMES.get(module, "").split()
@@ -339,8 +400,12 @@ def _names_of(module: str) -> Iterator[str]:
 def _is_available(name: str) -> bool:
     if name in PLUGINS and name not in _homes():
         return installed_plugin(name) is not None
-    address = PLUGIN_FUNCTIONS.get(name) or BROUGHT_ALONG.get(name)
-    return True if address is None else _can_import(address)
+    address = ADDRESSES.get(name)
+    if address is None:
+        return True
+    if address.startswith("torchvision"):  # which of them it has hangs on its version
+        return _can_import(address) and hasattr(_at("torchvision.models"), name)
+    return _can_import(address)
 
 
 @lru_cache(maxsize=1)

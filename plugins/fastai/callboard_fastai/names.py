@@ -232,6 +232,12 @@ TimmBody add_head cnn_learner create_body create_cnn_model create_head
 create_timm_model create_unet_model create_vision_model cut_model default_split
 has_pool_type model_meta plot_top_losses show_results unet_learner vision_learner
     """,
+    "vision.all": """
+models
+    """,
+    "vision.models": """
+unet xresnet
+    """,
     "vision.models.unet": """
 DynamicUnet ResizeToOrig UnetBlock
     """,
@@ -297,4 +303,17 @@ test_dl to_3chan to_bf16 to_bytes_format to_channelslast to_contiguous to_distri
 to_fp16 to_fp32 to_nchan to_non_native_fp16 to_non_native_fp32 to_parallel
 to_python_float to_thumb to_uint16 tofp16 truncate tta unfreeze warp
 weighted_dataloaders windowed zoom zoom_to
+"""
+
+#: Architectures that fastai's vision brings from torchvision.
+ARCHITECTURES = """
+alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121
+densenet161 densenet169 densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2
+efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7
+efficientnet_v2_l efficientnet_v2_m efficientnet_v2_s googlenet inception_v3
+mobilenet_v2 mobilenet_v3_large mobilenet_v3_small resnet101 resnet152 resnet18
+resnet34 resnet50 resnext101_32x8d resnext101_64x4d resnext50_32x4d
+shufflenet_v2_x0_5 shufflenet_v2_x1_0 squeezenet1_0 squeezenet1_1 swin_b swin_s
+swin_t vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn vit_b_16 vit_b_32
+vit_l_16 wide_resnet101_2 wide_resnet50_2
 """

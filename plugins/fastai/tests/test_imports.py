@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -56,6 +57,55 @@ def test_basics_bring_what_files_rely_on():
     wanted += " one_param join_path_file basic_repr ismin_torch save_model range_of"
     wanted += " Transform Pipeline CancelBatchException CancelFitException event"
     assert [name for name in wanted.split() if name not in space] == []
+
+
+def test_basics_bring_the_standard_library_as_fastai_does():
+    space = star("callboard_fastai.basics")
+
+    wanted = (
+        "methodcaller attrgetter itemgetter starmap takewhile dropwhile zip_longest"
+    )
+    wanted += " as_completed concurrent urllib bz2 Lock Process Queue queues set_trace"
+    wanted += " TextWrapper LambdaType FunctionType matplotlib HalfTensor DoubleTensor"
+    wanted += " CategoricalDtype is_numeric_dtype default_convert one_is_instance"
+    assert [name for name in wanted.split() if name not in space] == []
+    assert isinstance("text", space["string_classes"])
+    assert space["one_is_instance"](3, "text", str)
+    assert not space["one_is_instance"](3, 4.0, str)
+
+
+def test_data_all_brings_layers_and_losses():
+    space = star("callboard_fastai.data.all")
+
+    assert {"CrossEntropyLossFlat", "LinBnDrop", "Flatten", "LongTensor"} <= set(space)
+
+
+def test_torch_imports_brings_tensors_and_samplers():
+    space = star("callboard_fastai.torch_imports")
+
+    assert space["LongTensor"] is torch.LongTensor
+    assert space["default_collate"] is torch.utils.data.default_collate
+    assert {"RandomSampler", "IterableDataset", "as_tensor"} <= set(space)
+
+
+@pytest.fixture
+def torchvision(monkeypatch):
+    """A torchvision that has one architecture."""
+    library = types.ModuleType("torchvision")
+    library.models = types.ModuleType("torchvision.models")
+    library.models.resnet18 = lambda: "a resnet"
+    for module in (library, library.models):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    exports._can_import.cache_clear()
+    yield library
+    exports._can_import.cache_clear()
+
+
+def test_vision_brings_the_architectures_of_the_installed_torchvision(torchvision):
+    space = star("callboard_fastai.vision.all")
+
+    assert space["resnet18"]() == space["models"].resnet18() == "a resnet"
+    assert "densenet121" not in space
 
 
 def test_callbacks_all_brings_every_installed_callback():

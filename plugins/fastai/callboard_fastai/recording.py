@@ -215,6 +215,12 @@ class LoopRecorder(Recorder):
     KEPT = ("lrs", "iters", "losses", "values", "log", "metric_names")
 
     def __init__(self) -> None:
+        # Files replace Recorder.__init__, and theirs may set less.
+        self.add_time = self.valid_metrics = True
+        self.train_metrics = False
+        self.lrs, self.iters, self.losses, self.values = [], [], [], []
+        self.log, self.metric_names = L(), L()
+        self.start_epoch = None
         super().__init__()
         #: Loss and metrics of the latest validation, whoever asked for it.
         self.evaluated: Any = L()
@@ -295,10 +301,12 @@ class LoopRecorder(Recorder):
         front._end_batch()
 
     def after_validate(self) -> None:
-        measured = self._beside if self._is_beside else self._valid_mets
-        self.evaluated = L(_maybe_item(metric) for metric in measured)
-        if not self._is_beside:
-            super().after_validate()
+        if self._is_beside:
+            self.evaluated = L(_maybe_item(metric) for metric in self._beside)
+            return
+        num_before = len(self.log)
+        super().after_validate()
+        self.evaluated = L(self.log[num_before:])
 
     def after_cancel_validate(self) -> None:
         if not self._is_beside:

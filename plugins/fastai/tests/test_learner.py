@@ -17,9 +17,12 @@ from callboard_fastai.basics import L, patch
 from callboard_fastai.callback.core import Callback
 from callboard_fastai.callback.mixup import MixHandler
 from callboard_fastai.learner import (
+    AvgLoss,
     AvgMetric,
+    AvgSmoothLoss,
     Learner,
     Metric,
+    Recorder,
     ValueMetric,
     before_batch_cb,
 )
@@ -580,6 +583,53 @@ def test_backward_and_step_can_be_replaced(name, fit):
 
     assert learner.replaces.total == 3
     assert torch.equal(learner.model.weight, plain.model.weight)
+
+
+@pytest.fixture
+def patched_recorder(monkeypatch):
+    """A Recorder of which a file has replaced most, the initialiser included."""
+    replaced = "__init__ before_fit after_batch before_validate after_validate"
+    for name in replaced.split():  # monkeypatch notes what it has to put back
+        monkeypatch.setattr(Recorder, name, vars(Recorder)[name])
+
+    @patch
+    def __init__(self: Recorder, add_time=True):
+        self.add_time = add_time
+        self.loss, self.smooth_loss = AvgLoss(), AvgSmoothLoss()
+
+    @patch
+    def before_fit(self: Recorder):
+        self.lrs, self.iters, self.losses, self.values = [], [], [], []
+        self.measured = L(self.loss) + self.metrics
+        self.metric_names = L(
+            "epoch", "train_loss", "loss", *self.metrics.attrgot("name")
+        )
+        self.smooth_loss.reset()
+
+    @patch
+    def before_validate(self: Recorder):
+        self.measured.map(lambda metric: metric.reset())
+
+    @patch
+    def after_validate(self: Recorder):
+        self.log += self.measured.map(lambda metric: float(metric.value))
+
+    @patch
+    def after_batch(self: Recorder):
+        for metric in [self.smooth_loss] if self.training else self.measured:
+            metric.accumulate(self.learn)
+
+
+@pytest.mark.parametrize("others", [(), (NativeRecorder,)], ids=["alone", "beside"])
+def test_a_file_may_replace_most_of_the_recorder(fit, patched_recorder, others):
+    learner = fit(Callback(), *(other() for other in others), metrics=[mae])
+
+    front = learner.fastai
+    assert front.recorder.metric_names == ["epoch", "train_loss", "loss", "mae"]
+    assert len(front.recorder.values) == 1
+    assert len(front.recorder.values[0]) == 3
+    loss, error = front.validate()
+    assert [loss, error] == pytest.approx(front.recorder.values[0][1:], rel=1e-6)
 
 
 def test_a_file_may_patch_backward_onto_the_class(fit):

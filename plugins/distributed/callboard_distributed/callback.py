@@ -13,7 +13,8 @@ from callboard.errors import OptionError
 from callboard.losses import reduction_of
 from callboard.processes import is_first_to_fail, num_started
 from callboard_distributed.comparing import refuse_differences
-from callboard_distributed.group import join, local_device
+from callboard_distributed.group import join, local_device, store_of
+from callboard_distributed.hanging import Watchdog
 from callboard_distributed.shares import Share, share_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class DistributedCallback(Callback):
         sync_batchnorm: Normalise over the batches of all processes; on GPUs.
         find_unused: Let DDP cope with parameters that take no part in a batch.
         timeout_seconds: How long a process waits for the others before it gives up.
+        hang_seconds: How long the run may stand still, with some waiting for others,
+            until it is told where each process is and all of them end. None: never.
 
     Raises:
         OptionError: An option has a value that cannot be used.
@@ -75,6 +78,7 @@ class DistributedCallback(Callback):
         sync_batchnorm: bool = False,
         find_unused: bool = False,
         timeout_seconds: float = 1800.0,
+        hang_seconds: float | None = 600.0,
     ) -> None:
         if strategy not in STRATEGIES:
             raise OptionError(
@@ -101,6 +105,11 @@ class DistributedCallback(Callback):
                 f"distributed: timeout_seconds must be above 0, got "
                 f"{timeout_seconds!r}. Use 1800."
             )
+        if hang_seconds is not None and not hang_seconds > 0:
+            raise OptionError(
+                f"distributed: hang_seconds must be above 0, or None, got "
+                f"{hang_seconds!r}. Use 600."
+            )
         self.strategy = strategy
         self.precision = precision
         self.blocks = (blocks,) if isinstance(blocks, str) else tuple(blocks)
@@ -109,6 +118,8 @@ class DistributedCallback(Callback):
         self.sync_batchnorm = sync_batchnorm
         self.find_unused = find_unused
         self.timeout_seconds = timeout_seconds
+        self.hang_seconds = hang_seconds
+        self._watchdog: Watchdog | None = None
         self._together: Together | None = None
         self._shares: dict[tuple[int, str, bool], tuple[Any, Share]] = {}
         self._is_mean = True
@@ -158,6 +169,24 @@ class DistributedCallback(Callback):
         if self._together is not None:
             self._together.begin(self.learn)
             refuse_differences(self.learn)
+            self._watch(self._together)
+
+    def _watch(self, together: Together) -> None:
+        is_watched = self.hang_seconds is not None and self._watchdog is None
+        if not is_watched or together.world_size == 1 or self.learn.stage != "fit":
+            return
+        try:
+            store = store_of(together.group)
+        except (KeyError, OSError, RuntimeError, ValueError):
+            return  # processes that something else than torchrun has started
+        self._watchdog = Watchdog(
+            self.learn,
+            store,
+            rank=together.rank,
+            world_size=together.world_size,
+            seconds=self.hang_seconds or 0.0,
+        )
+        self._watchdog.start()
 
     # ---- the data -------------------------------------------------------------
 
@@ -260,10 +289,14 @@ class DistributedCallback(Callback):
         if self._together is not None and self.learn.stage == "fit":
             self._together.shares.clear()
             self._shares.clear()
+            if self._watchdog is not None:
+                self._watchdog.stop()
+                self._watchdog = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is of one process alone."""
-        return {**super().__getstate__(), "_together": None, "_shares": {}}
+        own: dict[str, Any] = {"_together": None, "_shares": {}, "_watchdog": None}
+        return {**super().__getstate__(), **own}
 
 
 def _is_mean(loss_func: Any) -> bool:

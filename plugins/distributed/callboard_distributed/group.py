@@ -17,6 +17,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
     HashStore,
     PrefixStore,
     Store,
+    TCPStore,
 )
 from torch.distributed.rendezvous import rendezvous
 
@@ -36,11 +37,13 @@ class Group:
         world_size: How many there are.
         control: What decisions are agreed over: gloo, apart from the gradients, so that
             no decision waits for a device.
+        attempt: What this start of the processes is called in the store.
     """
 
     rank: int
     world_size: int
     control: dist.ProcessGroup
+    attempt: str = ""
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -65,19 +68,30 @@ def join(device_type: str, timeout_seconds: float) -> Group:
 
     The group stays until the process ends; asked for again, it is the same one.
     """
-    timeout = timedelta(seconds=timeout_seconds)
+    timeout, attempt = timedelta(seconds=timeout_seconds), ""
     if not dist.is_initialized():
         rank, world_size = int(os.environ.get("RANK", "0")), num_started()
+        store, attempt = _store(rank, world_size, timeout)
         dist.init_process_group(
             _backend(device_type),
-            store=_store(rank, world_size, timeout),
+            store=store,
             rank=rank,
             world_size=world_size,
             timeout=timeout,
         )
         atexit.register(_leave)
     control = dist.new_group(backend="gloo", timeout=timeout)
-    return Group(dist.get_rank(), dist.get_world_size(), control)
+    return Group(dist.get_rank(), dist.get_world_size(), control, attempt)
+
+
+def store_of(group: Group) -> Store:
+    """What the processes leave word in, for a thread of its own to use.
+
+    Raises:
+        RuntimeError, KeyError: torchrun keeps none, or it is gone.
+    """
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return PrefixStore(group.attempt, TCPStore(*place, is_master=False))
 
 
 def _backend(device_type: str) -> str:
@@ -95,13 +109,15 @@ def _leave() -> None:
         time.sleep(SECONDS_TO_LET_GO)
 
 
-def _store(rank: int, world_size: int, timeout: timedelta) -> Store:
+def _store(rank: int, world_size: int, timeout: timedelta) -> tuple[Store, str]:
+    """The store to meet in, and the name of this start of the processes."""
     if world_size == 1:
-        return HashStore()
+        return HashStore(), ""
     found: Iterator[tuple[Store, int, int]]
     found = rendezvous("env://", rank, world_size, timeout=timeout)
     store, _, _ = next(found)
-    return PrefixStore(_attempt(store, rank, world_size, timeout), store)
+    attempt = _attempt(store, rank, world_size, timeout)
+    return PrefixStore(attempt, store), attempt
 
 
 def _attempt(store: Store, rank: int, world_size: int, timeout: timedelta) -> str:

@@ -326,7 +326,7 @@ def test_a_signal_to_one_process_saves_and_ends_all_and_the_run_goes_on(tmp_path
     options = ["--with", "distributed", "--with", "checkpoint:every=100step"]
     straight = callboard_fit("--with", "distributed", cwd=tmp_path)
 
-    ended = callboard_fit(*options, "-o", "signal_at=8", cwd=tmp_path)
+    ended = callboard_fit(*options, "-o", "mishap=SIGTERM", cwd=tmp_path)
     resumed = callboard_fit(*options, "--resume", "auto", cwd=tmp_path)
 
     assert ended.returncode == 1  # torchrun's

@@ -93,7 +93,8 @@ class GANTrainer(Callback):
         show_img: Keep the first item that the generator made last in each epoch.
 
     Attributes:
-        gen_mode: Whether the generator is trained now, or the critic.
+        gen_mode: Whether the generator is trained now, or the critic. True in
+            evaluations, where the generator answers.
         imgs: What was kept of each epoch, on the CPU.
         titles: ``"Epoch 0"``, ...
         last_gen: What the generator made last in training.
@@ -139,6 +140,8 @@ class GANTrainer(Callback):
         self.beta = beta
         self._gen_losses = SmoothedLosses(beta)
         self._crit_losses = SmoothedLosses(beta)
+        # Whose turn it is in training, while an evaluation runs.
+        self._turn: bool | None = None
         # Parameters that are trained when it is their turn; None outside of a fit.
         self._trained: set[int] | None = None
 
@@ -230,12 +233,15 @@ class GANTrainer(Callback):
     def do_validate(self) -> Generator[None, Any, Any]:
         """Let the generator answer in evaluations, whose turn it ever is."""
         gan = self.gan
-        before = gan.gen_mode
+        answering, training, outside = gan.gen_mode, self.gen_mode, self._turn
+        self._turn = training if outside is None else outside
+        self.gen_mode = True
         gan.switch(True)
         try:
             return (yield)
         finally:
-            gan.switch(before)
+            self.gen_mode, self._turn = training, outside
+            gan.switch(answering)
 
     def before_train(self) -> None:
         """Put the modes of the networks right, which the loop has just set."""
@@ -328,7 +334,7 @@ class GANTrainer(Callback):
             if trained is not None and id(parameter) not in trained
         ]
         return {
-            "gen_mode": self.gen_mode,
+            "gen_mode": self.gen_mode if self._turn is None else self._turn,
             "is_fitting": trained is not None,
             "frozen": frozen,
             "gen_losses": self._gen_losses.state_dict(),

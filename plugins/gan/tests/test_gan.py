@@ -388,6 +388,29 @@ def test_the_generator_answers_in_evaluations_whose_turn_it_ever_is():
     assert watch.turns == ["crit", "gen"] * 3
 
 
+def test_in_evaluations_it_says_that_the_generator_answers():
+    class Watch(Callback):
+        stages = ("fit", "validate")
+
+        def __init__(self):
+            self.modes = []
+            self.saved = []
+
+        def after_loss(self):
+            if not self.training:
+                self.modes.append(self.learn.gan_trainer.gen_mode)
+                self.saved.append(self.learn.gan_trainer.state_dict()["gen_mode"])
+
+    watch = Watch()
+    learner = make_learner(watch, switcher=FixedGANSwitcher(n_crit=100))
+
+    learner.fit(2)
+
+    assert set(watch.modes) == {True}
+    assert set(watch.saved) == {False}  # whose turn it is in training
+    assert len(learner.gan_trainer.gen_losses) == 0
+
+
 def test_evaluations_change_no_bit_of_a_fit():
     class Look(Callback):
         def after_step(self):

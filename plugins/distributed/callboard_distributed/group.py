@@ -62,12 +62,19 @@ def local_device(device: torch.device) -> torch.device:
     return torch.device(device.type, index)
 
 
-@cache
 def join(device_type: str, timeout_seconds: float) -> Group:
     """Come together with the other processes that torchrun has started.
 
-    The group stays until the process ends; asked for again, it is the same one.
+    The group stays until the process ends, or somebody destroys torch's; asked for
+    again, it is the same one.
     """
+    if not dist.is_initialized():
+        _joined.cache_clear()
+    return _joined(device_type, timeout_seconds)
+
+
+@cache
+def _joined(device_type: str, timeout_seconds: float) -> Group:
     timeout, attempt = timedelta(seconds=timeout_seconds), ""
     if not dist.is_initialized():
         rank, world_size = int(os.environ.get("RANK", "0")), num_started()

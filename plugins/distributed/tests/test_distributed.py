@@ -206,13 +206,38 @@ def a_small_learner(*others, **options):
     return Learner(DataLoader(data, 2), nn.Linear(2, 1), nn.MSELoss(), seed=1, **given)
 
 
-def test_one_process_needs_no_group_for_ddp():
+@pytest.fixture
+def without_group():
+    """No process group before and behind, whatever another test has left."""
+
+    def destroy():
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    destroy()
+    yield
+    destroy()
+
+
+def test_one_process_needs_no_group_for_ddp(without_group):
     learner = a_small_learner()
 
     learner.fit(1)
 
     assert not torch.distributed.is_initialized()
     assert learner.world_size == 1
+
+
+def test_one_process_comes_together_anew_when_the_group_was_destroyed(without_group):
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        learner = a_small_learner(strategy="fsdp2")
+        learner.fit(1)
+        losses.append(float(learner.loss))
+        torch.distributed.destroy_process_group()
+
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,14 @@ BREAKERS = {
         """,
         "going on from 1 batches of epoch 0",
     ),
+    "exchanges": (
+        """
+        role = "observe"
+        def after_epoch(self):
+            self.total = self.learn.processes.sum([1.0])
+        """,
+        "after_epoch called learner.processes.sum, in the main process alone (an",
+    ),
     "cancels": (
         """
         def before_train(self):
@@ -212,6 +220,32 @@ def test_what_many_errors_leave_alike_is_told_once(findings_of):
 
     assert "after Ctrl-C at after_batch, model._forward_hooks was 0" in finding.happened
     assert re.search(r"So it is after \d\d more: an error at", finding.happened)
+
+
+def test_a_collective_of_torch_that_only_the_main_process_calls_is_found(findings_of):
+    source = a_callback("""
+        role = "observe"
+        ranks = "main"
+        def after_epoch(self):
+            import torch.distributed as dist
+            if dist.is_initialized():
+                dist.all_reduce(torch.ones(1))
+        """)
+
+    [finding] = findings_of("exchanges", source)
+
+    assert "after_epoch called torch.distributed.all_reduce" in finding.happened
+    assert 'ranks is "main"' in finding.happened
+
+
+def test_what_all_processes_call_is_no_fault(findings_of):
+    source = a_callback("""
+        ranks = "all"
+        def after_epoch(self):
+            self.total = self.learn.processes.sum([1.0])
+        """)
+
+    assert findings_of("exchanges", source) == []
 
 
 def test_heavy_imports_are_told_with_their_number(findings_of):

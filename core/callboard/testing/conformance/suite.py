@@ -7,7 +7,13 @@ from collections.abc import Iterator, Sequence
 from callboard import discovery
 from callboard.discovery import InstalledPlugin
 from callboard.errors import UnknownPluginError, suggestion
-from callboard.testing.conformance import declaring, respecting, running, surviving
+from callboard.testing.conformance import (
+    declaring,
+    exchanging,
+    respecting,
+    running,
+    surviving,
+)
 from callboard.testing.conformance.declaring import declared
 from callboard.testing.conformance.report import CALLBACKS, Finding, Report, Rule
 from callboard.testing.conformance.subject import Subject, prepared
@@ -18,6 +24,7 @@ RULES: tuple[Rule, ...] = (
     *declaring.RULES,
     *running.RULES,
     *respecting.RULES,
+    *exchanging.RULES,
     *surviving.RULES,
 )
 # One read in 64 steps is what plugins may do that wait with it.

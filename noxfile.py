@@ -22,7 +22,7 @@ DIST = ROOT / "dist"
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
 PROOFS = (
     *("kill", "every_event", "crash_points", "fuzz", "full_disk", "long_run"),
-    "restarts",
+    *("restarts", "nodes"),
 )
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 FASTAI = "fastai==2.8.12"
@@ -158,7 +158,7 @@ def distributed(session: nox.Session) -> None:
 @nox.session(venv_backend="none", requires=["dev"])
 @nox.parametrize("proof", [nox.param(name, id=name) for name in PROOFS])
 def reliability(session: nox.Session, proof: str) -> None:
-    """Prove that runs survive; ``nox -s reliability`` runs all proofs, in 8 minutes."""
+    """Prove that runs survive; ``nox -s reliability`` runs all proofs, in 15 minutes."""
     run_in_dev(session, "python", "-m", f"reliability.{proof}", *session.posargs)
 
 

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from callboard import Callback
-from callboard_checkpoint.files import read
 from callboard_checkpoint.folder import RunFolder
+from callboard_checkpoint.reading import Reader
 from reliability import children, runs, tables
 
 SIZE = 2 * 1024 * 1024
@@ -80,7 +80,7 @@ def train(folder: Path, is_mounted: bool) -> str:
             learner.fit(runs.NUM_EPOCHS)
     files = RunFolder(folder)
     for checkpoint in files.checkpoints():
-        read(checkpoint)
+        Reader().read(checkpoint)
     failures = sum("could not be saved" in str(w.message) for w in said)
     epochs = [path.name.split("-")[2] for path in files.checkpoints()]
     left = len(list(folder.glob("*.unfinished")))

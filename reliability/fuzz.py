@@ -15,6 +15,7 @@ from pathlib import Path
 from callboard.errors import CallboardWarning
 from callboard_checkpoint.files import HEAD, TENSORS
 from callboard_checkpoint.folder import RunFolder
+from callboard_checkpoint.reading import Reader
 from reliability import children, runs, tables
 
 
@@ -72,14 +73,14 @@ def main(count: int, seed: int) -> int:
         older, newer = files.checkpoints()
         spare = Path(folder) / "spare"
         shutil.copytree(newer, spare)
-        good = files.newest_good()["loop"]["next"]
+        good = Reader().newest_good(files.path)["loop"]["next"]
         for _ in range(count):
             name, file = chance.choice(list(DAMAGE)), chance.choice((HEAD, TENSORS))
             DAMAGE[name](newer / file, chance)
             tried[name] += 1
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always", CallboardWarning)
-                state = files.newest_good()
+                state = Reader().newest_good(files.path)
             is_said = any(newer.name in str(warning.message) for warning in said)
             is_older = state["loop"]["next"] == [good[0] - 1, 0]
             unseen[name] += not (is_said and is_older)

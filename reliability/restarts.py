@@ -62,8 +62,11 @@ def train(strategy: str, kill_after: float | None, chance: random.Random) -> str
         running = start(strategy, Path(folder))
         if kill_after is not None:
             time.sleep(kill_after)
-            for worker in chance.sample(workers_of(running.pid), k=2)[:1]:
-                os.kill(worker, signal.SIGKILL)
+            workers = workers_of(running.pid)
+            if not workers:
+                running.communicate()
+                return "over"
+            os.kill(chance.choice(workers), signal.SIGKILL)
         try:
             printed, errors = running.communicate(timeout=PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -87,10 +90,11 @@ def main(num_kills: int, seed: int) -> int:
             train(strategy, chance.uniform(0.3, 0.9) * lasts, chance)
             for _ in range(num_kills)
         ]
-        wrong = [end for end in ends if end != straight]
-        num_wrong += len(wrong)
-        rows.append((strategy, len(ends), len(ends) - len(wrong), ", ".join(wrong)))
-        print(f"{strategy}: {len(ends)} kills", flush=True)
+        killed = [end for end in ends if end != "over"]  # it ended before the kill
+        wrong = [end for end in killed if end != straight]
+        num_wrong += len(wrong) + (not killed)
+        rows.append((strategy, len(killed), len(killed) - len(wrong), ", ".join(wrong)))
+        print(f"{strategy}: {len(killed)} kills", flush=True)
     tables.show(
         f"One of two processes killed at a random instant, seed {seed}, "
         f"{time.monotonic() - started:.0f} s",

@@ -261,8 +261,8 @@ def test_an_observer_of_main_that_fails_is_switched_off_in_several_processes_too
 
 def test_state_is_asked_of_and_given_to_the_processes():
     class Elsewhere(TheSecondOfTwo):
-        def model_state(self, learner):
-            return {"from": "elsewhere"}
+        def model_state(self, learner, *, whole=True):
+            return {"from": "elsewhere", "whole": whole}
 
         def load_model_state(self, learner, state):
             self.taken = state
@@ -272,8 +272,10 @@ def test_state_is_asked_of_and_given_to_the_processes():
 
     state = learner.state_dict()
     learner.load_state_dict(state)
+    in_shares = learner.state_dict(whole=False)
 
-    assert state["model"] == {"from": "elsewhere"}
+    assert state["model"] == {"from": "elsewhere", "whole": True}
+    assert in_shares["model"] == {"from": "elsewhere", "whole": False}
     assert elsewhere.taken == state["model"]
 
 

@@ -899,9 +899,14 @@ class Learner:
 
     # ---- state ----------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """Model, optimizer, position, every plugin's state: plain data and tensors."""
-        return saved.state_of(self)
+    def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
+        """Model, optimizer, position, every plugin's state: plain data and tensors.
+
+        Args:
+            whole: Gather in the main process what is spread over several. False leaves
+                each process its share of it, as a ``DTensor``.
+        """
+        return saved.state_of(self, whole=whole)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` returned.

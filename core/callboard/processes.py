@@ -18,6 +18,9 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from callboard.data import batch_size
 
 if TYPE_CHECKING:
@@ -36,11 +39,13 @@ class Processes:
         sums_gradients: Whether the gradients of the batch at hand are summed over all
             processes. Who knows before the forward pass that no step follows it may
             set False, for that batch, and save what the sum costs.
+        spreads_weights: Whether each process holds a share of the weights only.
         signal: Number of the signal at which all processes end, None without one; the
             same in every process at every moment of the loop.
     """
 
     owner: object = None
+    spreads_weights = False
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank = rank
@@ -96,21 +101,33 @@ class Processes:
         """Put the model where it is trained; called before every fit and evaluation."""
         learner.model.to(learner.device)
 
-    def model_state(self, learner: Learner) -> dict[str, Any]:
-        """The model's whole ``state_dict``, wherever its parts are."""
+    def model_state(self, learner: Learner, *, whole: bool = True) -> dict[str, Any]:
+        """The model's ``state_dict``: whole, or what is spread left spread."""
         return learner.model.state_dict()
 
     def load_model_state(self, learner: Learner, state: Mapping[str, Any]) -> None:
         """Take back what ``model_state`` returned."""
         learner.model.load_state_dict(state)
 
-    def optimizer_state(self, learner: Learner) -> dict[str, Any]:
-        """The optimizer's whole ``state_dict``, wherever its parts are."""
+    def optimizer_state(
+        self, learner: Learner, *, whole: bool = True
+    ) -> dict[str, Any]:
+        """The optimizer's ``state_dict``: whole, or what is spread left spread."""
         return learner.opt.state_dict()
 
     def load_optimizer_state(self, learner: Learner, state: dict[str, Any]) -> None:
         """Take back what ``optimizer_state`` returned."""
         learner.opt.load_state_dict(state)
+
+    def empty(
+        self, learner: Learner, shape: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        """Room for a saved weight, or what the optimizer keeps of one.
+
+        It is spread as the weights are, and in the memory of the CPU where they are
+        not.
+        """
+        return torch.empty(tuple(shape), dtype=dtype)
 
 
 def alone() -> Processes:

@@ -50,7 +50,7 @@ LOCKED: dict[str, Any] = {
 }
 
 
-def state_of(learner: Learner) -> dict[str, Any]:
+def state_of(learner: Learner, *, whole: bool = True) -> dict[str, Any]:
     """Model, optimizer, position and every plugin's state, as ``state_dict``."""
     plugins = {}
     for key, member in learner._board.members.items():
@@ -59,12 +59,12 @@ def state_of(learner: Learner) -> dict[str, Any]:
             plugins[key] = own
     return {
         "version": STATE_VERSION,
-        "model": learner.processes.model_state(learner),
+        "model": learner.processes.model_state(learner, whole=whole),
         "frozen": [
             n for n, p in learner.model.named_parameters() if not p.requires_grad
         ],
         "loss_func": _state_of_loss(learner),
-        "opt": _state_of_optimizer(learner),
+        "opt": _state_of_optimizer(learner, whole),
         "loop": {
             "seed": learner.seed,
             "fit_number": learner._fit_number,
@@ -95,10 +95,10 @@ def _frozen_parameters(model: nn.Module) -> list[str]:
     return [n for n, p in model.named_parameters() if not p.requires_grad]
 
 
-def _state_of_optimizer(learner: Learner) -> dict[str, Any] | None:
+def _state_of_optimizer(learner: Learner, whole: bool) -> dict[str, Any] | None:
     if learner.opt is None:
         return None
-    return learner.processes.optimizer_state(learner)
+    return learner.processes.optimizer_state(learner, whole=whole)
 
 
 def _state_of_loss(learner: Learner) -> dict[str, Any]:

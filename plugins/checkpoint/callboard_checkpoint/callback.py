@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,10 @@ from callboard.errors import (
     StateError,
     suggestion,
 )
-from callboard_checkpoint.files import Snapshot, read
-from callboard_checkpoint.folder import RunFolder, is_checkpoint
+from callboard_checkpoint.files import Snapshot, write_share
+from callboard_checkpoint.folder import RunFolder, sees
 from callboard_checkpoint.intervals import Timer, read_intervals
+from callboard_checkpoint.reading import Reader
 from callboard_checkpoint.signals import Interrupted, Signals
 from callboard_checkpoint.tree import split
 from callboard_tracker import (
@@ -39,6 +40,7 @@ from callboard_tracker import (
 
 if TYPE_CHECKING:
     from callboard import Learner
+    from callboard_checkpoint.shards import Shards
 
 FOLDER = "checkpoints"
 
@@ -58,6 +60,9 @@ class CheckpointCallback(Callback):
         async_: Write in a thread of its own, while training goes on.
         folder: Where, in ``learner.path`` unless it is absolute.
         overwrite: Take away what an earlier run has left there, instead of refusing.
+        sharded: Whether each process writes its share of weights that are spread over
+            several, into a folder that all see. False: the main one gathers and writes
+            all. None: shares, where the folder is seen by all.
 
     Attributes:
         last_saved: The checkpoint that was written last, None before the first.
@@ -82,6 +87,7 @@ class CheckpointCallback(Callback):
         async_: bool = True,
         folder: str | Path = FOLDER,
         overwrite: bool = False,
+        sharded: bool | None = None,
     ) -> None:
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise OptionError(
@@ -94,6 +100,7 @@ class CheckpointCallback(Callback):
         self.async_ = async_
         self.folder = folder
         self.overwrite = overwrite
+        self.sharded = sharded
         self.last_saved: Path | None = None
         self.costs: list[dict[str, float]] = []
         self.best: float | None = None
@@ -103,8 +110,9 @@ class CheckpointCallback(Callback):
         self._run = uuid.uuid4().hex
         self._best_name: str | None = None
         self._files: RunFolder | None = None
+        self._shards: Shards | None = None
         self._writer: ThreadPoolExecutor | None = None
-        self._writing: Future[Path] | None = None
+        self._writing: Future[Path | None] | None = None
         self._is_overdue = False
         self._saved_at: tuple[int, int, int] | None = None
         self._held: Snapshot | None = None
@@ -121,11 +129,14 @@ class CheckpointCallback(Callback):
             self._direction = self._comp or direction_in(learner, self.keep_best)
         processes = learner.processes
         self._run = processes.from_main(self._run)
-        is_writing_apart = self.async_ and learner.is_main
         if learner.is_main:
             self._files = RunFolder(place(learner.path, self.folder))
             self._files.open()
             self._refuse_what_is_anothers(self._files)
+        if processes.spreads_weights and self.sharded is not False:
+            self._shards = self._find_shards()
+        is_writing = learner.is_main or self._shards is not None
+        is_writing_apart = self.async_ and is_writing
         self._writer = ThreadPoolExecutor(1, "checkpoint") if is_writing_apart else None
         self._writing, self._held, self._is_overdue = None, None, False
         self._saved_at = None
@@ -194,6 +205,9 @@ class CheckpointCallback(Callback):
         if self._writer is not None:
             self._writer.shutdown()
             self._writer = None
+        if self._shards is not None:
+            self._shards.close()
+            self._shards = None
         self._signals.give_back()
         if self._files is not None:
             self._files.close()
@@ -220,6 +234,25 @@ class CheckpointCallback(Callback):
             )
         if others:
             files.prune(0, None)
+
+    def _find_shards(self) -> Shards | None:
+        """The processes that write their shares, if the folder is there for all."""
+        from callboard_checkpoint.shards import Shards  # a second to import
+
+        processes = self.learn.processes
+        files = self._files
+        with files.shown(self._run) if files is not None else nullcontext():
+            folder = processes.from_main(files and files.path)
+            seen = processes.gather(sees(folder, self._run))
+        if all(seen):
+            return Shards()
+        if self.sharded:
+            raise OptionError(
+                f"checkpoint: sharded=True: process {seen.index(False)} does not see "
+                f"{folder}, where the main one writes. Give a folder that all share, "
+                "or sharded=False to let the main process gather and write all."
+            )
+        return None
 
     # ---- saving ---------------------------------------------------------------
 
@@ -263,10 +296,14 @@ class CheckpointCallback(Callback):
     def _snapshot(self) -> Snapshot | None:
         """A copy of the state; every process has its part in it, and main has it."""
         learner = self.learn
-        state = learner.state_dict()
-        if not learner.is_main:
+        state = learner.state_dict(whole=self._shards is None)
+        if not learner.is_main and self._shards is None:
             return None
-        plain, tensors = split(state)
+        plain, tensors, spread = split(state)
+        if spread:
+            from callboard_checkpoint.shards import staged
+
+            spread = staged(spread)
         epoch, batch = learner.position
         summary = {
             "run": self._run,
@@ -276,11 +313,11 @@ class CheckpointCallback(Callback):
             "results": {k: v for k, v in learner.results.items() if is_number(v)},
             "seconds_since_1970": time.time(),
         }
-        return Snapshot(plain, tensors, split(summary)[0])
+        return Snapshot(plain, tensors, split(summary).plain, spread)
 
     def _write(self, snapshot: Snapshot, seconds: float, is_best: bool = False) -> None:
         """Write at once; what cannot be written is said."""
-        done: Future[Path] = Future()
+        done: Future[Path | None] = Future()
         try:
             done.set_result(self._written(snapshot, seconds, is_best))
         except Exception as error:
@@ -288,12 +325,17 @@ class CheckpointCallback(Callback):
         self._writing = done
         self._finish_writing()
 
-    def _written(self, snapshot: Snapshot, seconds: float, is_best: bool) -> Path:
+    def _written(
+        self, snapshot: Snapshot, seconds: float, is_best: bool
+    ) -> Path | None:
         """Write a snapshot, and put the folder in order; runs in the thread."""
         files = self._files
-        assert files is not None
+        if files is None:
+            assert self._shards is not None
+            write_share(snapshot, self._shards)
+            return None
         started = time.perf_counter()
-        saved = files.add(snapshot)
+        saved = files.add(snapshot, self._shards)
         self._best_name = saved.name if is_best else self._best_name
         files.prune(self.keep, self._best_name)
         cost = {
@@ -327,6 +369,8 @@ class CheckpointCallback(Callback):
             self.last_saved = writing.result()
         elif isinstance(error, OSError | StateError):
             self._saved_at = None
+            if self._files is None:
+                return  # the main process says it
             warnings.warn(
                 f"checkpoint: it could not be saved: {error}. The last good one is "
                 f"{self.last_saved or 'none'}; training goes on, and so does saving.",
@@ -371,36 +415,11 @@ def read_checkpoint(learner: Learner, where: str | Path = "auto") -> Any:
     Raises:
         StateError: There is nothing to read, or all of it is damaged.
     """
+    reader = Reader(learner)
     if where == "auto":
         own = [cb.folder for cb in learner.cbs if isinstance(cb, CheckpointCallback)]
-        folder = place(learner.path, own[0] if own else FOLDER)
-        return _read_by_main(learner, RunFolder(folder).newest_good)
-    return _read_by_main(learner, partial(_read, Path(where)))
-
-
-def _read_by_main(learner: Learner | None, read_it: Callable[[], Any]) -> Any:
-    """What the main process reads, for all: no other need see its disk."""
-    if learner is None or learner.world_size == 1:
-        return read_it()
-    state, fault = None, None
-    if learner.is_main:
-        try:
-            state = read_it()
-        except StateError as error:
-            fault = error
-    state, fault = learner.processes.from_main((state, fault))
-    if fault is not None:
-        raise fault
-    return state
-
-
-def _read(path: Path) -> Any:
-    if not path.is_dir():
-        raise StateError(f"There is no checkpoint at {path}.")
-    state = read(path) if is_checkpoint(path) else RunFolder(path).newest_good()
-    if state is None:
-        raise StateError(f"The folder {path} holds no checkpoint.")
-    return state
+        return reader.newest_good(place(learner.path, own[0] if own else FOLDER))
+    return reader.read_path(Path(where))
 
 
 def place(path: Path, folder: str | Path) -> Path:

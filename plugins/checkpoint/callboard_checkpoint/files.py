@@ -2,11 +2,12 @@
 
     000012-epoch-1-step-40/
         tensors.safetensors
-        checkpoint.json       its first line is the SHA-256 of all that follows
+        shard-....safetensors  what is spread over processes, one by each of them
+        checkpoint.json        its first line is the SHA-256 of all that follows
 
-``checkpoint.json`` holds the SHA-256 of the other file, so that a single flipped bit in
-either is found before anything is used. Both are written into a folder of another name,
-which gets its own only when all is on the disk.
+``checkpoint.json`` holds the SHA-256 of the other files, so that a single flipped bit
+in any is found before it is used. All are written into a folder of another name, which
+gets its own only when all is on the disk.
 """
 
 from __future__ import annotations
@@ -15,19 +16,25 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from callboard.errors import StateError
-from callboard_checkpoint.tree import join
+from callboard_checkpoint.tree import DTYPES
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from callboard_checkpoint.shards import Shards
+
+# The second has shards.
+FORMATS = (1, 2)
+DTYPES_BY_NAME = {str(dtype): dtype for dtype in DTYPES}
 TENSORS, HEAD = "tensors.safetensors", "checkpoint.json"
 UNFINISHED = ".unfinished"
 
@@ -44,47 +51,119 @@ class Snapshot:
         plain: What JSON can hold of it.
         tensors: Its tensors, in the memory of the CPU.
         summary: What the checkpoint is called by: run, epoch, batch, step, results.
+        spread: Tensors that are spread over processes, in the memory of the CPU.
     """
 
     plain: Any
     tensors: Mapping[str, Tensor]
     summary: Mapping[str, Any]
+    spread: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def write(folder: Path, name: str, snapshot: Snapshot) -> Path:
+class Kind(NamedTuple):
+    """What a tensor is that is spread over processes."""
+
+    shape: Sequence[int]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What one process has written of a checkpoint, and what it says of the others.
+
+    Attributes:
+        plain: As of ``Snapshot``.
+        tensors: As of ``Snapshot``.
+        digests: SHA-256 of the files with shares of what is spread, by name.
+        spread: What is in them.
+    """
+
+    plain: Any
+    tensors: Mapping[str, Tensor]
+    digests: Mapping[str, str]
+    spread: Mapping[str, Kind]
+
+
+def write(
+    folder: Path,
+    next_name: Callable[[], str],
+    snapshot: Snapshot,
+    shards: Shards | None = None,
+) -> Path:
     """Write a checkpoint; it is on the disk when this returns.
 
-    However it ends, ``folder/name`` is whole or not there.
+    However it ends, the folder that it returns is whole or not there.
+
+    Args:
+        folder: Where.
+        next_name: Gives its name; what it raises, all processes are told.
+        snapshot: What it holds.
+        shards: The processes that write what is spread, all others of which call
+            ``write_share``.
 
     Raises:
         OSError: The disk is full, or refuses for another reason.
     """
-    unfinished = folder / f".{name}{UNFINISHED}"
-    try:
+    unfinished: Path | None = None
+
+    def begin() -> tuple[str, Path]:
+        nonlocal unfinished
+        name = next_name()
+        unfinished = folder / f".{name}{UNFINISHED}"
         unfinished.mkdir(parents=True)
-        save_file(dict(snapshot.tensors), unfinished / TENSORS)
+        try:
+            save_file(dict(snapshot.tensors), unfinished / TENSORS)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
         _flush(unfinished / TENSORS)
+        return name, unfinished
+
+    try:
+        format_, shared = FORMATS[0], {}
+        if shards is None:
+            name, place = begin()
+        else:
+            name, place = shards.from_main(begin)
+            digests = shards.write(place, snapshot.spread)
+            format_ = FORMATS[1]
+            shared = {
+                "shards_sha256": digests,
+                "spread": {
+                    name: [list(tensor.shape), str(tensor.dtype)]
+                    for name, tensor in snapshot.spread.items()
+                },
+            }
         text = json.dumps(
             {
-                "format": FORMAT,
-                "tensors_sha256": _digest_of(unfinished / TENSORS),
+                "format": format_,
+                "tensors_sha256": digest_of(place / TENSORS),
+                **shared,
                 "summary": dict(snapshot.summary),
                 "state": snapshot.plain,
             },
             allow_nan=False,
         ).encode()
-        with (unfinished / HEAD).open("wb") as head:
+        with (place / HEAD).open("wb") as head:
             head.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
             head.flush()
             os.fsync(head.fileno())
-        _flush(unfinished)
-        os.rename(unfinished, folder / name)
+        _flush(place)
+        os.rename(place, folder / name)
         _flush(folder)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return folder / name
+
+
+def write_share(snapshot: Snapshot, shards: Shards) -> None:
+    """Write what this process has of a checkpoint that the main one writes.
+
+    Raises:
+        OSError: One of the processes cannot write.
+    """
+    _, place = shards.from_main()
+    shards.write(place, snapshot.spread)
 
 
 def read_summary(checkpoint: Path) -> dict[str, Any]:
@@ -97,8 +176,8 @@ def read_summary(checkpoint: Path) -> dict[str, Any]:
     return summary
 
 
-def read(checkpoint: Path) -> Any:
-    """The state that a checkpoint holds. Nothing that it may hold is run.
+def read_stored(checkpoint: Path) -> Stored:
+    """What one process has written of a checkpoint.
 
     Raises:
         DamagedError: It is not what was written.
@@ -108,10 +187,21 @@ def read(checkpoint: Path) -> Any:
         content = (checkpoint / TENSORS).read_bytes()
         if hashlib.sha256(content).hexdigest() != head["tensors_sha256"]:
             raise DamagedError(f"{checkpoint / TENSORS} is not what was written.")
-        return join(head["state"], load(content))
+        spread = {
+            name: Kind([int(size) for size in shape], DTYPES_BY_NAME[dtype])
+            for name, (shape, dtype) in head.get("spread", {}).items()
+        }
+        digests = {str(n): str(d) for n, d in head.get("shards_sha256", {}).items()}
+        return Stored(head["state"], load(content), digests, spread)
     except OSError as error:
         raise DamagedError(f"{checkpoint / TENSORS} cannot be read: {error}") from error
-    except (SafetensorError, RecursionError, KeyError) as error:
+    except (
+        SafetensorError,
+        AttributeError,
+        TypeError,
+        LookupError,
+        ValueError,
+    ) as error:
         raise DamagedError(f"{checkpoint} holds no state: {error}") from error
 
 
@@ -125,10 +215,11 @@ def _read_head(checkpoint: Path) -> dict[str, Any]:
         raise DamagedError(f"{file} is not what was written.")
     try:
         head = json.loads(text)
-        if head["format"] != FORMAT:
+        if head["format"] not in FORMATS:
+            readable = " and ".join(map(str, FORMATS))
             raise StateError(
                 f"{checkpoint} has format {head['format']!r}; this version of "
-                f"callboard-checkpoint reads format {FORMAT}."
+                f"callboard-checkpoint reads {readable}."
             )
         _ = head["summary"]["run"], head["tensors_sha256"], head["state"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -148,7 +239,8 @@ def write_text(file: Path, text: str) -> None:
     _flush(file.parent)
 
 
-def _digest_of(file: Path) -> str:
+def digest_of(file: Path) -> str:
+    """The SHA-256 of a file."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

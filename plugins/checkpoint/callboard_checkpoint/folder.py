@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from callboard.errors import CallboardWarning, OptionError, StateError
+from callboard.errors import OptionError, StateError
 from callboard_checkpoint.files import (
     HEAD,
     UNFINISHED,
-    DamagedError,
     Snapshot,
-    read,
     read_summary,
     write,
     write_text,
 )
 
+if TYPE_CHECKING:
+    from callboard_checkpoint.shards import Shards
+
 MANIFEST = "manifest.json"
+SECONDS_TO_SEE = 5.0
 NAME = re.compile(r"(\d{6,})-epoch-\d+-step-\d+")
 
 
@@ -78,6 +80,16 @@ class RunFolder:
         """Let others write here."""
         self._lock.release()
 
+    @contextmanager
+    def shown(self, run: str) -> Iterator[None]:
+        """Let other processes see by a file whether the folder is theirs, too."""
+        sign = _sign(self.path, run)
+        sign.touch()
+        try:
+            yield
+        finally:
+            sign.unlink(missing_ok=True)
+
     def runs(self) -> set[str]:
         """Names of the runs that have left checkpoints here."""
         found = set()
@@ -86,17 +98,20 @@ class RunFolder:
                 found.add(str(read_summary(checkpoint)["run"]))
         return found
 
-    def add(self, snapshot: Snapshot) -> Path:
-        """Write a checkpoint behind those that are there.
+    def add(self, snapshot: Snapshot, shards: Shards | None = None) -> Path:
+        """Write a checkpoint behind those that are there, as ``files.write`` does.
 
         Raises:
             OSError: It cannot be written; those that are there are untouched.
         """
-        before = self.checkpoints()
-        number = int(before[-1].name.split("-")[0]) + 1 if before else 1
         summary = snapshot.summary
-        name = f"{number:06d}-epoch-{summary['epoch']}-step-{summary['step']}"
-        return write(self.path, name, snapshot)
+
+        def next_name() -> str:
+            before = self.checkpoints()
+            number = int(before[-1].name.split("-")[0]) + 1 if before else 1
+            return f"{number:06d}-epoch-{summary['epoch']}-step-{summary['step']}"
+
+        return write(self.path, next_name, snapshot, shards)
 
     def prune(self, keep: int, also: str | None) -> None:
         """Take away all but the latest ``keep`` and the one that is named."""
@@ -110,32 +125,19 @@ class RunFolder:
         text = json.dumps(dict(content), indent=2) + "\n"
         write_text(self.path / MANIFEST, text)
 
-    def newest_good(self) -> Any:
-        """The state of the latest checkpoint that is not damaged; None without any.
 
-        Raises:
-            DamagedError: There are checkpoints, and all of them are damaged.
-        """
-        damaged = []
-        for checkpoint in reversed(self.checkpoints()):
-            try:
-                state = read(checkpoint)
-            except DamagedError as error:
-                damaged.append(str(error))
-                continue
-            if damaged:
-                listed = "\n  ".join(damaged)
-                warnings.warn(
-                    f"The run goes on from {checkpoint.name}, since what is newer is "
-                    f"damaged:\n  {listed}",
-                    CallboardWarning,
-                    stacklevel=2,
-                )
-            return state
-        if damaged:
-            listed = "\n  ".join(damaged)
-            raise DamagedError(f"No checkpoint in {self.path} is good:\n  {listed}")
-        return None
+def sees(folder: Path, run: str) -> bool:
+    """Whether this is the folder that is ``shown``; network disks take their time."""
+    ends = time.monotonic() + SECONDS_TO_SEE
+    while not _sign(folder, run).exists():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _sign(folder: Path, run: str) -> Path:
+    return folder / f".{run}{UNFINISHED}"
 
 
 def remove(checkpoint: Path) -> None:

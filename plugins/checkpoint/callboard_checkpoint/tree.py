@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from callboard.errors import StateError
 
 MARK = "~"
+SPREAD = MARK + "spread"
+Where = tuple[Any, ...]
 # What safetensors can hold, and nothing that it would hold as something else.
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
@@ -26,19 +28,33 @@ DTYPES = (
 )
 
 
-def split(state: Any) -> tuple[Any, dict[str, Tensor]]:
-    """What JSON can hold of a state, and its tensors by name.
+class Parts(NamedTuple):
+    """A state, taken apart.
 
-    The tensors are copies in the memory of the CPU, which training cannot change.
+    Attributes:
+        plain: What JSON can hold of it.
+        tensors: Its tensors by number: copies in the memory of the CPU, which training
+            cannot change.
+        spread: Those that are spread over processes, by where they stand in the state
+            (``model/0.weight``): no copies.
+    """
+
+    plain: Any
+    tensors: dict[str, Tensor]
+    spread: dict[str, Tensor]
+
+
+def split(state: Any) -> Parts:
+    """What JSON can hold of a state, and its tensors.
 
     Raises:
         StateError: It holds something that is neither plain data nor a tensor.
     """
-    tensors: dict[str, Tensor] = {}
-    return _plain(state, "state", tensors), tensors
+    parts = Parts(None, {}, {})
+    return parts._replace(plain=_plain(state, (), parts))
 
 
-def _plain(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+def _plain(value: Any, where: Where, parts: Parts) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -49,44 +65,66 @@ def _plain(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
         number = float(value)
         return number if math.isfinite(number) else {MARK + "float": str(number)}
     if isinstance(value, Tensor):
-        return {MARK + "tensor": _kept(value, where, tensors)}
+        if hasattr(value, "to_local"):
+            return {SPREAD: _spread(value, where, parts.spread)}
+        return {MARK + "tensor": _kept(value, where, parts.tensors)}
     if isinstance(value, bytes):
         return {MARK + "bytes": base64.b64encode(value).decode()}
     if isinstance(value, Mapping):
-        return _plain_mapping(value, where, tensors)
+        return _plain_mapping(value, where, parts)
     if isinstance(value, list | tuple):
-        parts = [_plain(v, f"{where}[{n}]", tensors) for n, v in enumerate(value)]
-        return parts if isinstance(value, list) else {MARK + "tuple": parts}
+        values = [_plain(v, (*where, n), parts) for n, v in enumerate(value)]
+        return values if isinstance(value, list) else {MARK + "tuple": values}
     raise StateError(
-        f"{where} is of type {type(value).__name__}: a state_dict may hold numbers, "
-        "text, lists, dicts and tensors only, since loading anything else could run "
-        "code. A number of numpy becomes plain by `.item()`."
+        f"{_said(where)} is of type {type(value).__name__}: a state_dict may hold "
+        "numbers, text, lists, dicts and tensors only, since loading anything else "
+        "could run code. A number of numpy becomes plain by `.item()`."
     )
 
 
-def _plain_mapping(
-    value: Mapping[Any, Any], where: str, tensors: dict[str, Tensor]
-) -> Any:
-    parts = [(k, _plain(v, f"{where}[{k!r}]", tensors)) for k, v in value.items()]
+def _plain_mapping(value: Mapping[Any, Any], where: Where, parts: Parts) -> Any:
+    values = [(k, _plain(v, (*where, k), parts)) for k, v in value.items()]
     if all(isinstance(k, str) and not k.startswith(MARK) for k in value):
-        return dict(parts)
-    return {MARK + "dict": [[_plain(k, where, tensors), v] for k, v in parts]}
+        return dict(values)
+    return {MARK + "dict": [[_plain(k, where, parts), v] for k, v in values]}
 
 
-def _kept(tensor: Tensor, where: str, tensors: dict[str, Tensor]) -> str:
-    is_dense = tensor.layout is torch.strided and not tensor.is_quantized
-    if tensor.dtype not in DTYPES or not is_dense:
-        raise StateError(
-            f"{where} is a tensor that cannot be saved ({tensor.dtype}, "
-            f"{tensor.layout}): keep it as a dense one of another dtype."
-        )
+def _kept(tensor: Tensor, where: Where, tensors: dict[str, Tensor]) -> str:
+    _check(tensor, where)
     name = str(len(tensors))
     tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
     return name
 
 
+def _spread(tensor: Tensor, where: Where, spread: dict[str, Tensor]) -> str:
+    """A name that is the same in all processes, as a JSON pointer is (RFC 6901)."""
+    _check(tensor, where)
+    name = "/".join(str(k).replace("~", "~0").replace("/", "~1") for k in where)
+    if name in spread:
+        raise StateError(f"{_said(where)} stands in the state twice.")
+    spread[name] = tensor.detach()
+    return name
+
+
+def _check(tensor: Tensor, where: Where) -> None:
+    is_dense = tensor.layout is torch.strided and not tensor.is_quantized
+    if tensor.dtype not in DTYPES or not is_dense:
+        raise StateError(
+            f"{_said(where)} is a tensor that cannot be saved ({tensor.dtype}, "
+            f"{tensor.layout}): keep it as a dense one of another dtype."
+        )
+
+
+def _said(where: Where) -> str:
+    return "state" + "".join(f"[{key!r}]" for key in where)
+
+
 def join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The state that ``split`` took apart.
+
+    Args:
+        plain: As of ``Parts``.
+        tensors: All of its tensors; those that were spread by ``SPREAD`` and name.
 
     Raises:
         StateError: It is nothing that ``split`` makes.
@@ -107,6 +145,7 @@ def join(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
 _READERS: Mapping[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "~float": lambda content, tensors: float(content),
     "~tensor": lambda content, tensors: tensors[content],
+    SPREAD: lambda content, tensors: tensors[SPREAD + content],
     "~bytes": lambda content, tensors: base64.b64decode(content),
     "~tuple": lambda content, tensors: tuple(join(part, tensors) for part in content),
     "~dict": lambda content, tensors: {

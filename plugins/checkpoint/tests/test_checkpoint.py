@@ -179,9 +179,9 @@ def test_one_save_at_a_time_and_the_last_is_never_lost(tmp_path, monkeypatch):
     callback = CheckpointCallback("1 step", keep=99)
     go_on, add = threading.Event(), RunFolder.add
 
-    def slow_add(self, snapshot):
+    def slow_add(self, snapshot, *others):
         go_on.wait(5)
-        return add(self, snapshot)
+        return add(self, snapshot, *others)
 
     class LetGo(Callback):
         def after_train(self):
@@ -202,9 +202,9 @@ def test_one_save_at_a_time_and_the_last_is_never_lost(tmp_path, monkeypatch):
 def test_a_snapshot_is_not_changed_by_the_training_that_goes_on(tmp_path, monkeypatch):
     add = RunFolder.add
 
-    def slow_add(self, snapshot):
+    def slow_add(self, snapshot, *others):
         time.sleep(0.2)
-        return add(self, snapshot)
+        return add(self, snapshot, *others)
 
     monkeypatch.setattr(RunFolder, "add", slow_add)
     early = a_learner(tmp_path, CheckpointCallback("2 steps", keep=99))
@@ -433,11 +433,11 @@ def test_a_second_signal_leaves_at_once(tmp_path):
 def test_a_signal_while_a_save_is_written_loses_neither(tmp_path, monkeypatch):
     add = RunFolder.add
 
-    def slow_add(self, snapshot):
+    def slow_add(self, snapshot, *others):
         if snapshot.summary["step"] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.1)
-        return add(self, snapshot)
+        return add(self, snapshot, *others)
 
     monkeypatch.setattr(RunFolder, "add", slow_add)
     learner = a_learner(tmp_path, CheckpointCallback("2 steps", keep=9))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import empty as spread_empty
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -35,9 +36,11 @@ class Strategy(ABC):
     Attributes:
         predicts: What is called in training; there from ``prepare`` on.
         sums_gradients: Whether its gradients are summed over all processes.
+        spreads_weights: Whether each process holds a share of the weights only.
     """
 
     predicts: nn.Module
+    spreads_weights = False
 
     def __init__(
         self,
@@ -94,20 +97,28 @@ class Strategy(ABC):
         self.sums_gradients = sums_gradients
 
     @abstractmethod
-    def model_state(self, learner: Learner) -> dict[str, Any]:
-        """The model's whole ``state_dict``."""
+    def model_state(self, learner: Learner, *, whole: bool = True) -> dict[str, Any]:
+        """The model's ``state_dict``: whole, or as it is spread."""
 
     @abstractmethod
     def load_model_state(self, learner: Learner, state: Mapping[str, Any]) -> None:
         """Take back what ``model_state`` returned."""
 
     @abstractmethod
-    def optimizer_state(self, learner: Learner) -> dict[str, Any]:
-        """The optimizer's whole ``state_dict``."""
+    def optimizer_state(
+        self, learner: Learner, *, whole: bool = True
+    ) -> dict[str, Any]:
+        """The optimizer's ``state_dict``: whole, or as it is spread."""
 
     @abstractmethod
     def load_optimizer_state(self, learner: Learner, state: dict[str, Any]) -> None:
         """Take back what ``optimizer_state`` returned."""
+
+    def empty(
+        self, learner: Learner, shape: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        """Room for a saved weight, or what the optimizer keeps of one."""
+        return torch.empty(tuple(shape), dtype=dtype)
 
 
 class Replicated(Strategy):
@@ -156,14 +167,16 @@ class Replicated(Strategy):
         assert self._wrapped is not None
         self._wrapped.require_backward_grad_sync = sums_gradients
 
-    def model_state(self, learner: Learner) -> dict[str, Any]:
+    def model_state(self, learner: Learner, *, whole: bool = True) -> dict[str, Any]:
         self.align_buffers(learner)
         return learner.model.state_dict()
 
     def load_model_state(self, learner: Learner, state: Mapping[str, Any]) -> None:
         learner.model.load_state_dict(state)
 
-    def optimizer_state(self, learner: Learner) -> dict[str, Any]:
+    def optimizer_state(
+        self, learner: Learner, *, whole: bool = True
+    ) -> dict[str, Any]:
         return learner.opt.state_dict()
 
     def load_optimizer_state(self, learner: Learner, state: dict[str, Any]) -> None:
@@ -182,6 +195,8 @@ class Sharded(Strategy):
             all. Below that there are several copies (HSDP).
         common: As of ``Strategy``.
     """
+
+    spreads_weights = True
 
     def __init__(
         self,
@@ -228,9 +243,10 @@ class Sharded(Strategy):
         shape = (world_size // (self.shard_size or 1), self.shard_size or 1)
         return init_device_mesh(device_type, shape, mesh_dim_names=("copy", "shard"))
 
-    def model_state(self, learner: Learner) -> dict[str, Any]:
+    def model_state(self, learner: Learner, *, whole: bool = True) -> dict[str, Any]:
         self.align_buffers(learner)
-        return whole(learner.model.state_dict())  # type: ignore[no-any-return]
+        state: dict[str, Any] = learner.model.state_dict()
+        return gathered(state) if whole else state
 
     @torch.no_grad()
     def load_model_state(self, learner: Learner, state: Mapping[str, Any]) -> None:
@@ -241,8 +257,11 @@ class Sharded(Strategy):
         }
         learner.model.load_state_dict(shared)
 
-    def optimizer_state(self, learner: Learner) -> dict[str, Any]:
-        return whole(learner.opt.state_dict())  # type: ignore[no-any-return]
+    def optimizer_state(
+        self, learner: Learner, *, whole: bool = True
+    ) -> dict[str, Any]:
+        state = learner.opt.state_dict()
+        return gathered(state) if whole else state
 
     def load_optimizer_state(self, learner: Learner, state: dict[str, Any]) -> None:
         groups = learner.opt.param_groups
@@ -258,8 +277,22 @@ class Sharded(Strategy):
         }
         learner.opt.load_state_dict({**state, "state": entries})
 
+    def empty(
+        self, learner: Learner, shape: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        """Room for a saved weight, spread as the weights are."""
+        self.place(learner)
+        weights = learner.model.parameters()
+        like = next(w for w in weights if isinstance(w, DTensor))
+        return spread_empty(
+            tuple(shape),
+            dtype=dtype,
+            device_mesh=like.device_mesh,
+            placements=like.placements,
+        )
 
-def whole(state: Any) -> Any:
+
+def gathered(state: Any) -> Any:
     """Plain tensors for those that are spread: with values in the main process only."""
     if isinstance(state, DTensor):
         full = state.full_tensor()  # every process takes part
@@ -267,9 +300,9 @@ def whole(state: Any) -> Any:
             return full.cpu()
         return torch.empty(full.shape, dtype=full.dtype, device="meta")
     if isinstance(state, Mapping):
-        return {key: whole(value) for key, value in state.items()}
+        return {key: gathered(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(whole(value) for value in state)
+        return type(state)(gathered(value) for value in state)
     return state
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from callboard.processes import Processes
 from callboard_distributed.group import Group
@@ -175,18 +176,31 @@ class Together(Processes):
         """Put the model where it is trained; called before every fit and evaluation."""
         self.strategy.place(learner)
 
-    def model_state(self, learner: Learner) -> dict[str, Any]:
-        """The model's whole ``state_dict``, on the main process; empty on others."""
-        return self.strategy.model_state(learner)
+    @property
+    def spreads_weights(self) -> bool:  # type: ignore[override]
+        """Whether each process holds a share of the weights only."""
+        return self.strategy.spreads_weights
+
+    def model_state(self, learner: Learner, *, whole: bool = True) -> dict[str, Any]:
+        """The model's ``state_dict``; what is spread has values in the main process."""
+        return self.strategy.model_state(learner, whole=whole)
 
     def load_model_state(self, learner: Learner, state: Mapping[str, Any]) -> None:
         """Take back what ``model_state`` returned, as the main process has it."""
         self.strategy.load_model_state(learner, state)
 
-    def optimizer_state(self, learner: Learner) -> dict[str, Any]:
-        """The optimizer's whole ``state_dict``."""
-        return self.strategy.optimizer_state(learner)
+    def optimizer_state(
+        self, learner: Learner, *, whole: bool = True
+    ) -> dict[str, Any]:
+        """The optimizer's ``state_dict``, as ``model_state``."""
+        return self.strategy.optimizer_state(learner, whole=whole)
 
     def load_optimizer_state(self, learner: Learner, state: dict[str, Any]) -> None:
         """Take back what ``optimizer_state`` returned."""
         self.strategy.load_optimizer_state(learner, state)
+
+    def empty(
+        self, learner: Learner, shape: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        """Room for a saved weight, spread as the weights are; all must ask for it."""
+        return self.strategy.empty(learner, shape, dtype)

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -306,16 +307,17 @@ def state_on_main(learner):
     return {name: tensor.clone() for name, tensor in state.items() if here(tensor)}
 
 
-def saved_and_resumed(strategy="ddp", step=9, make_others=list):
+def saved_and_resumed(strategy="ddp", step=9, make_others=list, options=None, **saving):
     from callboard_checkpoint import CheckpointCallback
 
-    undisturbed, _ = a_learner(strategy, cbs=make_others())
+    undisturbed, _ = a_learner(strategy, cbs=make_others(), options=options)
     undisturbed.fit(2)
-    folder = SHARED / f"{strategy}-{step}-{len(make_others())}"
+    folder = SHARED / "-".join(map(str, [strategy, step, len(make_others()), *saving]))
 
     def learner(last_step):
-        saves = CheckpointCallback("2 steps", folder=folder)
-        return a_learner(strategy, cbs=[saves, *make_others(), Breaks(last_step)])[0]
+        saves = CheckpointCallback("2 steps", folder=folder, **saving)
+        cbs = [saves, *make_others(), Breaks(last_step)]
+        return a_learner(strategy, cbs=cbs, options=options)[0]
 
     broken = learner(step)
     try:
@@ -339,6 +341,18 @@ def saved_and_resumed(strategy="ddp", step=9, make_others=list):
 
 def saved_and_resumed_fsdp2():
     return saved_and_resumed("fsdp2")
+
+
+def saved_and_resumed_hsdp():
+    return saved_and_resumed("fsdp2", 7, options={"shard_size": 1})
+
+
+def saved_and_resumed_gathered():
+    return saved_and_resumed("fsdp2", sharded=False)
+
+
+def saved_and_resumed_at_once():
+    return saved_and_resumed("fsdp2", async_=False)
 
 
 def saved_between_steps(strategy="ddp"):
@@ -372,19 +386,115 @@ def goes_on_from(name):
 
 
 def saved_by_one():
-    return saves("by-one") if not is_together() else {}
+    return saves("by-one")
 
 
 def saved_by_two():
-    return saves("by-two") if is_together() else {}
+    return saves("by-two")
+
+
+def saved_by_four():
+    return saves("by-four")
 
 
 def taken_over_from_one():
-    return goes_on_from("by-one") if is_together() else {}
+    return goes_on_from("by-one")
 
 
 def taken_over_from_two():
-    return {} if is_together() else goes_on_from("by-two")
+    return goes_on_from("by-two")
+
+
+def taken_over_from_four():
+    return goes_on_from("by-four")
+
+
+def in_shares():
+    from callboard_checkpoint import CheckpointCallback
+
+    folder = SHARED / "in-shares"
+    saves = CheckpointCallback(folder=folder, keep=9)
+    learner, _ = a_learner("fsdp2", cbs=[saves])
+    learner.fit(1)
+    [checkpoint] = folder.glob("0*")
+    return {
+        "files": {file.name: file.stat().st_size for file in checkpoint.iterdir()},
+        "left": [p.name for p in folder.iterdir() if "unfinished" in p.name],
+        "num_weights": sum(p.numel() for p in a_model().parameters()),
+    }
+
+
+def a_share_is_damaged():
+    from callboard_checkpoint import CheckpointCallback
+
+    folder = SHARED / "damaged"
+    saves = CheckpointCallback("2 steps", folder=folder, keep=9)
+    a_learner("fsdp2", cbs=[saves])[0].fit(1)
+    if int(os.environ.get("RANK", "0")) == 0:
+        newest, before = sorted(folder.glob("0*"))[:-3:-1]
+        share = next(newest.glob("shard-00002-*"))
+        content = bytearray(share.read_bytes())
+        content[-1] ^= 1
+        share.write_bytes(content)
+        next(before.glob("shard-00001-*")).unlink()
+    learner, _ = a_learner("fsdp2", cbs=[CheckpointCallback(folder=folder, keep=9)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learner.fit(1, resume="auto")
+    said = [str(w.message) for w in caught if "damaged" in str(w.message)]
+    return {"said": said, "steps": learner.train_iter}
+
+
+def one_cannot_write():
+    from callboard_checkpoint import CheckpointCallback, shards
+
+    writer, saves_tried = shards.HuggingFaceStorageWriter, []
+
+    class Full(writer):
+        def write_data(self, plan, planner):
+            saves_tried.append(1)
+            if len(saves_tried) == 2 and dist.get_rank() == 1:
+                raise OSError(28, "No space left on device")
+            return super().write_data(plan, planner)
+
+    shards.HuggingFaceStorageWriter = Full
+    saves = CheckpointCallback("2 steps", folder=SHARED / "full", async_=False)
+    learner, _ = a_learner("fsdp2", cbs=[saves])
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            learner.fit(1)
+    finally:
+        shards.HuggingFaceStorageWriter = writer
+    return {
+        "said": [str(w.message) for w in caught if "not be saved" in str(w.message)],
+        "saved": sorted(path.name for path in (SHARED / "full").glob("0*")),
+        "left": len(list((SHARED / "full").glob(".*unfinished/*"))),
+        "steps": learner.train_iter,
+    }
+
+
+def one_does_not_see_the_folder():
+    from callboard_checkpoint import CheckpointCallback, callback
+
+    sees = callback.sees
+    callback.sees = lambda *given: dist.get_rank() == 0
+    found = {}
+    try:
+        for sharded in (None, True):
+            folder = SHARED / f"unseen-{sharded}"
+            saves = CheckpointCallback(folder=folder, sharded=sharded)
+            learner, _ = a_learner("fsdp2", cbs=[saves])
+            try:
+                learner.fit(1)
+            except BaseException as error:
+                found[str(sharded)] = told(error)
+            else:
+                files = [path.name for path in folder.glob("0*/*")]
+                found[str(sharded)] = {"files": sorted(files)}
+    finally:
+        callback.sees = sees
+    return found
 
 
 class Extra(Callback):

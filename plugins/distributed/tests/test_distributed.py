@@ -29,11 +29,16 @@ SAME_AS_ALONE = [
 ]
 SAVED_AND_RESUMED = [
     *("saved_and_resumed", "saved_and_resumed_fsdp2"),
-    *("saved_between_steps", "saved_between_steps_fsdp2"),
+    *("saved_between_steps", "saved_between_steps_fsdp2", "saved_and_resumed_hsdp"),
+    *("saved_and_resumed_gathered", "saved_and_resumed_at_once"),
+]
+IN_SHARES = [
+    *("in_shares", "a_share_is_damaged", "one_cannot_write"),
+    "one_does_not_see_the_folder",
 ]
 OTHERS = [
     *("where", "summed_loss", "metrics", "predictions", "bfloat16", "stopped_by_one"),
-    *("lost_by_one", *SAVED_AND_RESUMED, "unlike"),
+    *("lost_by_one", *SAVED_AND_RESUMED, *IN_SHARES, "unlike"),
 ]
 
 
@@ -55,15 +60,16 @@ def torchrun(*command, num_processes=2, options=(), **given):
     )
 
 
-def tried_in_two(folder, names):
+def tried_in_two(folder, names, num_processes=2):
     """What scenarios come to in two processes, by name: one of each process."""
-    done = torchrun(
-        HERE / "scenarios.py", folder, *names, env={"SHARED": str(folder / "shared")}
-    )
+    shared = {"SHARED": str(folder / "shared")}
+    program = HERE / "scenarios.py"
+    done = torchrun(program, folder, *names, env=shared, num_processes=num_processes)
     assert done.returncode == 0, done.stderr[-4000:]
     return {
         name: [
-            json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in "01"
+            json.loads((folder / f"{name}-{rank}.json").read_text())
+            for rank in range(num_processes)
         ]
         for name in names
     }
@@ -89,15 +95,18 @@ def in_two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return tried_alone(tmp_path_factory.mktemp("one"), [*SAME_AS_ALONE, *OTHERS])
+    names = [name for name in [*SAME_AS_ALONE, *OTHERS] if name not in IN_SHARES]
+    return tried_alone(tmp_path_factory.mktemp("one"), names)
 
 
 @pytest.fixture(scope="module")
 def crossed(tmp_path_factory):
-    """Runs that are saved by one process and go on in two, and the other way."""
+    """Runs that are saved by some processes and go on in others."""
     folder = tmp_path_factory.mktemp("crossed")
     found = tried_alone(folder, ["saved_by_one"])
-    found |= tried_in_two(folder, ["saved_by_two", "taken_over_from_one"])
+    found |= tried_in_two(folder, ["saved_by_four"], num_processes=4)
+    names = ["saved_by_two", "taken_over_from_one", "taken_over_from_four"]
+    found |= tried_in_two(folder, names)
     return found | tried_alone(folder, ["taken_over_from_two"])
 
 
@@ -170,12 +179,58 @@ def test_two_processes_go_on_bit_for_bit(in_two, scenario):
         assert process["steps"] == 12
 
 
+def test_each_process_writes_its_share_of_the_weights(in_two):
+    for process in in_two["in_shares"]:
+        files = process["files"]
+        shares = [name for name in files if name.startswith("shard-")]
+        assert {*files} == {"checkpoint.json", "tensors.safetensors", *shares}
+        assert len(shares) == 2
+        num_bytes = 4 * process["num_weights"]  # Adam keeps twice as much besides
+        assert sum(files[name] for name in shares) > 3 * num_bytes
+        assert files["tensors.safetensors"] < 1.5 * num_bytes
+        assert process["left"] == []
+
+
+def test_a_damaged_share_is_named_and_the_run_goes_on_from_the_checkpoint_before(
+    in_two,
+):
+    for process in in_two["a_share_is_damaged"]:
+        [said] = process["said"]
+        assert re.search(r"shard-00002-\S+ is not what was written", said)
+        assert re.search(r"shard-00001-\S+ cannot be read", said)
+        assert process["steps"] == 6
+
+
+def test_a_share_that_cannot_be_written_is_said_and_training_goes_on(in_two):
+    main, other = in_two["one_cannot_write"]
+
+    assert len(main["said"]) == 1
+    assert "process 1" in main["said"][0]
+    assert "No space left" in main["said"][0]
+    assert other["said"] == []
+    assert main["saved"] == other["saved"]
+    assert [name.split("-")[-1] for name in main["saved"]] == ["2", "6"]
+    assert main["left"] == 0
+    assert main["steps"] == 6
+
+
+def test_without_a_folder_that_all_see_the_main_process_writes_all(in_two):
+    processes = in_two["one_does_not_see_the_folder"]
+
+    files = processes[0]["None"]["files"]
+    assert files == ["checkpoint.json", "tensors.safetensors"]
+    for process in processes:
+        assert process["True"]["cause"] == "OptionError"
+        assert "process 1 does not see" in process["True"]["message"]
+
+
 def test_a_run_of_one_process_goes_on_in_two_and_back(crossed, alone):
     straight = alone["ddp"]
 
     for scenario, said in (
         ("taken_over_from_one", "processes is 2 now and was 1 then"),
         ("taken_over_from_two", "processes is 1 now and was 2 then"),
+        ("taken_over_from_four", "processes is 2 now and was 4 then"),
     ):
         found = crossed[scenario]
         for process in found if isinstance(found, list) else [found]:

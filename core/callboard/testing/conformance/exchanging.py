@@ -86,15 +86,17 @@ class MainOfTwo(Processes):
         self._note("learner.processes.from_main")
         return value
 
-    def model_state(self, learner: Learner) -> dict[str, Any]:
+    def model_state(self, learner: Learner, *, whole: bool = True) -> dict[str, Any]:
         """The model's state, which all processes must ask for."""
         self._note("learner.processes.model_state")
-        return super().model_state(learner)
+        return super().model_state(learner, whole=whole)
 
-    def optimizer_state(self, learner: Learner) -> dict[str, Any]:
+    def optimizer_state(
+        self, learner: Learner, *, whole: bool = True
+    ) -> dict[str, Any]:
         """The optimizer's state, which all processes must ask for."""
         self._note("learner.processes.optimizer_state")
-        return super().optimizer_state(learner)
+        return super().optimizer_state(learner, whole=whole)
 
 
 def _event_of(frame: FrameType | None, plugins: list[Any]) -> str:

@@ -23,15 +23,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from reliability import tables
 from reliability.restarts import NUM_EPOCHS, ROOT, STRATEGIES
 
-NETWORK = "10.213.77"
 PATIENCE_SECONDS = 240
 SECONDS_AWAY = 2.0
+# Nobody keeps the store but this program; a node is missed after three seconds.
+CONFIGURATION = "is_host=false,keep_alive_interval=1"
+
+
+class Training(NamedTuple):
+    """What is trained."""
+
+    strategy: str
+    num_epochs: int = NUM_EPOCHS
 
 
 @dataclass
@@ -42,24 +51,33 @@ class Node:
         number: 0 or 1.
         address: Where the other reaches it.
         namespace: Its network namespace; empty for the machine's own network.
+        gate: Where it reaches the store through.
+        store: Address of the store.
         printed: Where its output goes.
     """
 
     number: int
     address: str
-    namespace: str
+    namespace: str = ""
+    gate: str = ""
+    store: str = ""
     printed: list[Path] = field(default_factory=list)
     agent: subprocess.Popen[bytes] | None = None
 
-    def start(self, strategy: str, folder: Path, endpoint: str) -> None:
+    def start(self, training: Training, folder: Path, endpoint: str) -> None:
         """Let an agent of torchrun start the node's process."""
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
         command += ["--rdzv-backend", "c10d", "--rdzv-id", "nodes"]
-        command += ["--rdzv-endpoint", endpoint, "--rdzv-conf", "is_host=false"]
+        command += ["--rdzv-endpoint", endpoint, "--rdzv-conf", CONFIGURATION]
         command += ["--local-addr", self.address, "--max-restarts", "9"]
         command += ["--nproc-per-node", "1", "-m", "callboard", "fit"]
-        command += ["reliability.restarted:learner", "--epochs", str(NUM_EPOCHS)]
-        command += ["--resume", "auto", "--with", f"distributed:strategy={strategy}"]
+        command += [
+            "reliability.restarted:learner",
+            "--epochs",
+            str(training.num_epochs),
+        ]
+        command += ["--resume", "auto"]
+        command += ["--with", f"distributed:strategy={training.strategy}"]
         command += ["--with", "checkpoint:every=7step"]
         environment = {
             **os.environ,
@@ -71,7 +89,7 @@ class Node:
         }
         if self.namespace:
             command = ["ip", "netns", "exec", self.namespace, *command]
-            environment["GLOO_SOCKET_IFNAME"] = "node"
+            environment["GLOO_SOCKET_IFNAME"] = "peer"
         self.printed.append(folder / f"node-{self.number}-{len(self.printed)}.log")
         with self.printed[-1].open("wb") as output:
             self.agent = subprocess.Popen(
@@ -85,15 +103,21 @@ class Node:
 
     def lose(self) -> None:
         """End all of its processes at once, its link first."""
-        if self.namespace:
-            run("ip", "-n", self.namespace, "link", "set", "node", "down")
+        for device in self.links():
+            run("ip", "-n", self.namespace, "link", "set", device, "down")
         self.kill()
 
-    def regain(self, strategy: str, folder: Path, endpoint: str) -> None:
+    def regain(self, training: Training, folder: Path, endpoint: str) -> None:
         """Let it come back, as a machine that knows nothing of before."""
-        if self.namespace:
-            run("ip", "-n", self.namespace, "link", "set", "node", "up")
-        self.start(strategy, folder, endpoint)
+        for device in self.links():
+            run("ip", "-n", self.namespace, "link", "set", device, "up")
+        if self.namespace:  # a route is lost with its link
+            reach(self.namespace, self.store, self.gate)
+        self.start(training, folder, endpoint)
+
+    def links(self) -> tuple[str, ...]:
+        """The devices of a network of its own."""
+        return ("peer", "host") if self.namespace else ()
 
     def kill(self) -> None:
         """End the agent and its process, which has a process group of its own."""
@@ -127,48 +151,90 @@ def run(*command: str) -> None:
 def two_nodes() -> Iterator[tuple[str, list[Node]]]:
     """The address of the store and two nodes, in networks of their own if possible."""
     if shutil.which("ip") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
-        yield "localhost", [Node(n, "localhost", "") for n in range(2)]
+        yield "localhost", [Node(n, "localhost") for n in range(2)]
         return
-    names = [f"callboard-{os.getpid()}-{number}" for number in range(2)]
-    bridge = f"cb{os.getpid()}"
+    network = Network()
     try:
-        run("ip", "link", "add", bridge, "type", "bridge")
-        run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", bridge)
-        run("ip", "link", "set", bridge, "up")
-        for number, name in enumerate(names):
-            run("ip", "netns", "add", name)
-            outer = f"{bridge}v{number}"
-            run("ip", "link", "add", outer, "type", "veth", "peer", "node")
-            run("ip", "link", "set", "node", "netns", name)
-            run("ip", "link", "set", outer, "master", bridge, "up")
-            address = f"{NETWORK}.{number + 2}/24"
-            run("ip", "-n", name, "addr", "add", address, "dev", "node")
-            run("ip", "-n", name, "link", "set", "node", "up")
-            run("ip", "-n", name, "link", "set", "lo", "up")
+        network.make()
     except subprocess.CalledProcessError as error:
         print(f"no namespaces: {error.stderr.decode().strip()}", file=sys.stderr)
-        take_away(bridge, names)
-        yield "localhost", [Node(n, "localhost", "") for n in range(2)]
+        network.take_away()
+        yield "localhost", [Node(n, "localhost") for n in range(2)]
         return
     try:
-        addresses = [f"{NETWORK}.{number + 2}" for number in range(2)]
-        yield f"{NETWORK}.1", [Node(n, addresses[n], names[n]) for n in range(2)]
+        yield network.host, network.nodes()
     finally:
-        take_away(bridge, names)
+        network.take_away()
 
 
-def take_away(bridge: str, names: list[str]) -> None:
-    """Leave no network behind."""
-    for name in names:
-        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-    subprocess.run(["ip", "link", "del", bridge], check=False, capture_output=True)
+class Network:
+    """Two namespaces, with a link to each other and one each to this machine.
+
+    Nothing is forwarded, so that no firewall is in the way.
+    """
+
+    def __init__(self) -> None:
+        number = os.getpid()
+        start = f"10.213.{number % 256}"
+        self.names = [f"callboard-{number}-{n}" for n in range(2)]
+        self.outer = [f"cb{number}v{n}" for n in range(2)]
+        self.host = f"{start}.1"
+        self.gates = [f"{start}.1", f"{start}.5"]
+        self.inner = [f"{start}.2", f"{start}.6"]
+        self.peers = [f"{start}.9", f"{start}.10"]
+
+    def nodes(self) -> list[Node]:
+        """Those that live in it."""
+        own = zip(self.peers, self.names, self.gates, strict=True)
+        return [Node(number, *each, self.host) for number, each in enumerate(own)]
+
+    def make(self) -> None:
+        """Make all of it.
+
+        Raises:
+            CalledProcessError: This machine does not let us.
+        """
+        first, second = self.names
+        for number, name in enumerate(self.names):
+            outer, gate = self.outer[number], self.gates[number]
+            run("ip", "netns", "add", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+            pair = ("type", "veth", "peer", "name", "host", "netns", name)
+            run("ip", "link", "add", outer, *pair)
+            run("ip", "addr", "add", f"{gate}/30", "dev", outer)
+            run("ip", "link", "set", outer, "up")
+            give_address(name, "host", self.inner[number])
+            reach(name, self.host, gate)
+        pair = ("type", "veth", "peer", "name", "peer", "netns", second)
+        run("ip", "-n", first, "link", "add", "peer", *pair)
+        for name, address in zip(self.names, self.peers, strict=True):
+            give_address(name, "peer", address)
+
+    def take_away(self) -> None:
+        """Leave nothing of it behind; the links first, which would linger."""
+        for kind, names in (("link", self.outer), ("netns", self.names)):
+            for name in names:
+                gone = ("ip", kind, "del", name)
+                subprocess.run(gone, check=False, capture_output=True)
 
 
-def train(strategy: str, lost: tuple[int, float] | None) -> str:
-    """Train, lose a node after so many steps' checkpoints; what came of it, in a word.
+def reach(namespace: str, store: str, gate: str) -> None:
+    """Let a namespace reach the store, and nothing else outside."""
+    if store != gate:
+        run("ip", "-n", namespace, "route", "replace", store, "via", gate)
+
+
+def give_address(namespace: str, device: str, address: str) -> None:
+    """Give a device an address, and switch it on."""
+    run("ip", "-n", namespace, "addr", "add", f"{address}/30", "dev", device)
+    run("ip", "-n", namespace, "link", "set", device, "up")
+
+
+def train(training: Training, lost: tuple[int, float] | None) -> str:
+    """Train, lose a node and regain it; what came of it, in a word.
 
     Args:
-        strategy: As of ``distributed``.
+        training: What is trained.
         lost: Number of the node, and which part of the run is done by then.
     """
     with tempfile.TemporaryDirectory() as name, two_nodes() as (host, nodes):
@@ -178,18 +244,18 @@ def train(strategy: str, lost: tuple[int, float] | None) -> str:
         )
         endpoint = f"{host}:{store.port}"
         for node in nodes:
-            node.start(strategy, folder, endpoint)
+            node.start(training, folder, endpoint)
         ends = time.monotonic() + PATIENCE_SECONDS
         try:
             if lost is not None:
                 number, part = lost
-                while epochs_done(folder) < part * NUM_EPOCHS:
+                while epochs_done(folder) < part * training.num_epochs:
                     if time.monotonic() > ends or is_over(nodes):
                         return "not lost"
                     time.sleep(0.02)
                 nodes[number].lose()
                 time.sleep(SECONDS_AWAY)
-                nodes[number].regain(strategy, folder, endpoint)
+                nodes[number].regain(training, folder, endpoint)
             while not is_over(nodes) and time.monotonic() < ends:
                 time.sleep(0.1)
         finally:
@@ -220,9 +286,9 @@ def main(num_losses: int, seed: int) -> int:
     with two_nodes() as (_, nodes):
         network = "namespaces" if nodes[0].namespace else "one network"
     for strategy in STRATEGIES:
-        straight = train(strategy, None)
+        straight = train(Training(strategy), None)
         ends = [
-            train(strategy, (number % 2, chance.uniform(0.05, 0.8)))
+            train(Training(strategy), (number % 2, chance.uniform(0.05, 0.8)))
             for number in range(num_losses)
         ]
         wrong = [end for end in ends if end != straight]

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from reliability import nodes
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="processes are forked, and read from /proc"
@@ -33,3 +34,13 @@ def test_a_proof_holds(proof, arguments, heading):
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert heading in done.stdout
+
+
+def test_a_run_of_two_nodes_survives_the_loss_of_one():
+    training = nodes.Training("fsdp2", num_epochs=10)
+
+    undisturbed = nodes.train(training, None)
+    lost_and_regained = nodes.train(training, (1, 0.3))
+
+    assert len(undisturbed) == 16
+    assert lost_and_regained == undisturbed

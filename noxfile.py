@@ -151,14 +151,19 @@ def by_hand(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["dev"])
 def distributed(session: nox.Session) -> None:
-    """Train in 1, 2 and 4 processes and compare; ``-- write`` writes its page anew."""
+    """Train in 1, 2 and 4 processes and compare; ``-- write`` writes its page anew.
+
+    The tests of the plugin start two processes; here they start four.
+    """
+    tests = ("pytest", "-q", "plugins/distributed/tests")
+    run_in_dev(session, *tests, CALLBOARD_PROCESSES="4")
     run_in_dev(session, "python", "-m", "benchmarks.processes", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["dev"])
 @nox.parametrize("proof", [nox.param(name, id=name) for name in PROOFS])
 def reliability(session: nox.Session, proof: str) -> None:
-    """Prove that runs survive; ``nox -s reliability`` runs all proofs, in 15 minutes."""
+    """Prove that runs survive; ``nox -s reliability`` runs all, in 15 minutes."""
     run_in_dev(session, "python", "-m", f"reliability.{proof}", *session.posargs)
 
 
@@ -300,8 +305,10 @@ def dependency_group(name: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
-def run_in_dev(session: nox.Session, program: str, *arguments: str) -> None:
-    """Run a program of the shared environment."""
+def run_in_dev(
+    session: nox.Session, program: str, *arguments: str, **variables: str
+) -> None:
+    """Run a program of the shared environment, with variables besides."""
     environment = session.env_dir.parent.absolute() / "dev"
     programs = environment / BIN
     session.run(
@@ -313,5 +320,6 @@ def run_in_dev(session: nox.Session, program: str, *arguments: str) -> None:
             "VIRTUAL_ENV": str(environment),
             # The models are small: more threads would only get in each other's way.
             "OMP_NUM_THREADS": "1",
+            **variables,
         },
     )

@@ -152,12 +152,14 @@ class Replicated(Strategy):
         trained = [id(p) for p in learner.model.parameters() if p.requires_grad]
         if trained == self._trained:
             return
+        stand_in = ZeroOfAll(learner.model)
         # It is alike in all processes already.
         self.predicts = self._wrapped = DistributedDataParallel(
-            learner.model,
-            find_unused_parameters=self.finds_unused,
-            init_sync=False,
+            stand_in, find_unused_parameters=self.finds_unused, init_sync=False
         )
+        if not self.finds_unused and not has_sparse_gradients(learner.model):
+            settle_buckets(self._wrapped, learner.model)
+        self._wrapped.module = learner.model
         self.sums_gradients = True
         self._trained = trained
 
@@ -181,6 +183,38 @@ class Replicated(Strategy):
 
     def load_optimizer_state(self, learner: Learner, state: dict[str, Any]) -> None:
         learner.opt.load_state_dict(state)
+
+
+class ZeroOfAll(nn.Module):
+    """A zero that every trained parameter of a model has its part in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self) -> Tensor:
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        first, *others = (p.sum().abs().float() * 0 for p in trained)
+        return sum((other.to(first.device) for other in others), start=first)
+
+
+def settle_buckets(wrapped: DistributedDataParallel, model: nn.Module) -> None:
+    """Let DDP choose now in which order it sums gradients, and not after a step.
+
+    It puts them together anew behind its first backward pass. The order of a sum
+    decides over its last bit: the first step of a run that goes on would differ.
+    """
+    held = [(p, p.grad) for p in model.parameters()]
+    for parameter, _ in held:
+        parameter.grad = None
+    wrapped().backward()
+    for parameter, grad in held:
+        parameter.grad = grad
+
+
+def has_sparse_gradients(model: nn.Module) -> bool:
+    """Whether a layer has gradients that DDP sums in a way of their own."""
+    return any(getattr(module, "sparse", False) for module in model.modules())
 
 
 class Sharded(Strategy):

@@ -76,7 +76,8 @@ def join(device_type: str, timeout_seconds: float) -> Group:
 @cache
 def _joined(device_type: str, timeout_seconds: float) -> Group:
     timeout, attempt = timedelta(seconds=timeout_seconds), ""
-    if not dist.is_initialized():
+    is_own = not dist.is_initialized()
+    if is_own:
         rank, world_size = int(os.environ.get("RANK", "0")), num_started()
         store, attempt = _store(rank, world_size, timeout)
         dist.init_process_group(
@@ -86,7 +87,7 @@ def _joined(device_type: str, timeout_seconds: float) -> Group:
             world_size=world_size,
             timeout=timeout,
         )
-        atexit.register(_leave)
+    _leave_at_exit(is_own)
     control = dist.new_group(backend="gloo", timeout=timeout)
     return Group(dist.get_rank(), dist.get_world_size(), control, attempt)
 
@@ -108,12 +109,17 @@ def _backend(device_type: str) -> str:
     return f"cpu:gloo,{device_type}:{fast}"
 
 
-def _leave() -> None:
-    if dist.is_initialized():
+@cache
+def _leave_at_exit(is_own: bool) -> None:
+    atexit.register(_leave, is_own)
+
+
+def _leave(is_own: bool) -> None:
+    if is_own and dist.is_initialized():
         dist.destroy_process_group()
-        # Gloo's threads let go of tensors after the wait for them has returned. They
-        # need the interpreter for it, and abort the process when that is gone.
-        time.sleep(SECONDS_TO_LET_GO)
+    # Gloo's threads let go of tensors after the wait for them has returned. They need
+    # the interpreter for it, and abort the process when that is gone.
+    time.sleep(SECONDS_TO_LET_GO)
 
 
 def _store(rank: int, world_size: int, timeout: timedelta) -> tuple[Store, str]:

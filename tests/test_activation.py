@@ -215,6 +215,15 @@ def test_enable_in_the_configuration_makes_a_callback_take_part(lamps):
     assert learner.cbs.members[1].reason == "enable in callboard.toml"
 
 
+def test_what_is_enabled_and_not_there_is_told_with_who_enables_it(lamps):
+    configure(lamps, 'enable = ["mixr"]\n')
+
+    with pytest.raises(UnknownPluginError, match='Did you mean "mixer"') as caught:
+        a_learner()
+
+    assert caught.value.__notes__ == ["callboard: enable in callboard.toml names mixr"]
+
+
 def test_configuration_stands_in_pyproject_too_and_the_nearest_file_counts(
     lamps, monkeypatch
 ):

@@ -49,6 +49,21 @@ def test_names_of_plugins_are_completed():
     assert "mixup" in completed("plugins", "why", "mixu")
 
 
+@pytest.mark.parametrize(
+    "command", [["order", "train.py"], ["plugins", "why"], ["plugins", "lock"]], ids=str
+)
+def test_whatever_takes_plugins_as_fit_does_completes_them_too(command):
+    assert "mixup" in completed(*command, "--with", "mix")
+    assert "csv-logger" in completed(*command, "--without", "csv")
+
+
+def test_names_of_events_and_of_both_plugins_to_explain_are_completed():
+    assert completed("events", "after_ep") == ["after_epoch"]
+    assert completed("order", "--event", "after_ep") == ["after_epoch"]
+    assert "mixup" in completed("order", "--explain", "mixu")
+    assert "mixup" in completed("order", "--explain", "recorder", "mixu")
+
+
 def test_stubs_give_names_of_plugins_a_type(tmp_path):
     pytest.importorskip("mypy")
     run("stubs", "--path", str(tmp_path))
@@ -71,8 +86,9 @@ def test_stubs_give_names_of_plugins_a_type(tmp_path):
     assert 'Revealed type is "plugins.MixUp"' in ran.stdout, ran.stdout
     assert 'has incompatible type "str"; expected "float"' in ran.stdout
     assert "Found 1 error in 1 file" in ran.stdout
-    run("stubs", "--path", str(tmp_path), "--remove")
+    assert "Took" in run("stubs", "--path", str(tmp_path), "--remove").stdout
     assert not stubs.exists()
+    assert "There is no" in run("stubs", "--path", str(tmp_path), "--remove").stdout
 
 
 def test_a_function_that_makes_a_plugin_is_a_function_in_the_stubs():

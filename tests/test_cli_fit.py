@@ -298,6 +298,14 @@ def test_a_wrong_target_is_one_message_that_says_what_to_do(train, target, told)
     assert "Traceback" not in result.output
 
 
+def test_a_folder_is_no_target_and_none_to_suggest(train):
+    Path("trains.py").mkdir()
+
+    assert fit("trains.py", code=2).stderr.strip() == (
+        'Error: trains.py is a folder. Did you mean "train.py"?'
+    )
+
+
 def test_a_file_named_as_a_module_that_is_imported_is_refused(train):
     Path("train.py").rename("json.py")
 

@@ -410,6 +410,13 @@ CALLBACK = "from callboard import Callback, hookimpl\nclass Odd(Callback):\n"
         (CALLBACK + "    name = 'even'", "callbacks", 'write name = "odd"'),
         (CALLBACK + "    run_after = 3", "callbacks", "run_after must name"),
         (CALLBACK + "    order = 'late'", "callbacks", "order must be a number"),
+        (CALLBACK + "    stages = 'training'", "callbacks", "stages may name"),
+        (CALLBACK + "    stages = ('fit', 'valid')", "callbacks", '"validate"?'),
+        (
+            CALLBACK + "    @property\n    def after_fit(self): ...",
+            "callbacks",
+            "Odd.after_fit is a property and no method",
+        ),
         (CALLBACK + "    run_before = [3]", "callbacks", "run_before must name"),
         ("class Odd: ...", "callbacks", "is no plugin"),
         ("def Odd(learner): ...", "callbacks", "is no plugin"),
@@ -449,6 +456,56 @@ def test_check_doubts_a_target_that_is_nearly_a_name(lamps):
     text = run("plugins", "check", "odd").stdout
 
     assert 'doubt  odd: run_after names "lammp"' in text
+    assert 'Did you mean "lamp"?' in text
+
+
+def test_check_doubts_a_plugin_that_nothing_would_ever_call(lamps):
+    lamps.install(
+        "shop-odd",
+        callbacks={"odd": "shop_odd:Odd"},
+        modules={"shop_odd": CALLBACK + "    after_fit = None"},
+    )
+
+    text = run("plugins", "check", "odd", "--quick").stdout
+
+    assert "doubt  odd: it listens to no event." in text
+
+
+def test_a_plugin_that_breaks_a_rule_is_listed_as_wrong(shop):
+    source = CALLBACK + "    def after_fit(self): raise ValueError('not today')"
+
+    text = check_source(shop, source)
+
+    assert text.startswith("wrong  odd  shop-odd 1.0  modify, 1 hookimpl\n")
+    assert text.endswith("1 checked, 1 wrong\n")
+
+
+def test_check_finds_a_plugin_that_cannot_be_made(shop):
+    text = check_source(shop, CALLBACK + "    def __init__(self): 1 / 0")
+
+    assert "wrong  odd: made" in text
+    assert "making it raised ZeroDivisionError" in text
+
+
+def test_check_doubts_a_plugin_that_nobody_says_how_to_make(shop):
+    shop.install(
+        "shop-odd",
+        callbacks={"odd": "shop_odd:Odd"},
+        modules={"shop_odd": CALLBACK + "    def __init__(self, n: int): ..."},
+    )
+
+    text = run("plugins", "check", "odd").stdout
+
+    assert "doubt  odd: made" in text
+    assert "cannot be made without n: int" in text
+
+
+def test_check_finds_what_is_enabled_and_not_there(lamps):
+    configure("enable = ['lammp']")
+
+    text = run("plugins", "check", code=1).stdout
+
+    assert "wrong  enable in callboard.toml names lammp: No installed" in text
     assert 'Did you mean "lamp"?' in text
 
 

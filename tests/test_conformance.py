@@ -7,7 +7,7 @@ import pytest
 
 from callboard import discovery
 from callboard.testing.conformance import check_plugin
-from callboard.testing.conformance.imports import brought_by
+from callboard.testing.conformance.imports import imports_of
 
 # Tries every way to be cut short, in place of one in five.
 THOROUGH = "CALLBOARD_THOROUGH" in os.environ
@@ -18,7 +18,7 @@ CHECKED = [p for p in discovery.installed() if p.distribution in OURS]
 
 @pytest.fixture(scope="module", autouse=True)
 def imported_by_one_process():
-    brought_by(sorted({plugin.module for plugin in CHECKED}))
+    imports_of(sorted({plugin.module for plugin in CHECKED}))
 
 
 @pytest.mark.parametrize("plugin", CHECKED, ids=lambda p: f"{p.kind} {p.name}")

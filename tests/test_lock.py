@@ -269,6 +269,17 @@ def test_another_option_is_refused_with_the_one_that_was_locked(site):
     assert "--with lamp:brightness=0.25" in error
 
 
+def test_a_refusal_tells_the_command_that_locks_what_the_fit_was_started_with(site):
+    lock("train.py", "--with", "lamp:brightness=0.25")
+
+    error = refusal("--with", "lamp:brightness=0.75", "--schedule", "slowly")
+
+    again = "lock train.py --with lamp:brightness=0.75 --schedule slowly"
+    assert f"`callboard plugins {again}` locks what is active now." in error
+    lock(*again.split()[1:])
+    locked_fit("--with", "lamp:brightness=0.75", "--schedule", "slowly")
+
+
 def test_another_version_is_refused_with_what_to_install(site):
     lock("train.py")
     site.dist_info("shop-lamps").rename(site.dist_info("shop-lamps", "2.0"))

@@ -84,7 +84,10 @@ def test_the_prefix_may_be_written_or_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("LossPeak", "loss-peak"), ("loss_peak", "loss-peak"), ("../up", "up"), ("9", "")],
+    [
+        *(("LossPeak", "loss-peak"), ("loss_peak", "loss-peak"), ("../up", "up")),
+        *(("9", ""), ("Überlänge", "uberlange")),
+    ],
 )
 def test_a_name_that_is_none_is_refused_with_one_that_is(name, near, tmp_path):
     printed = run("new", name, "--path", str(tmp_path), code=2).stderr
@@ -116,6 +119,15 @@ def test_a_name_that_the_written_code_needs_is_refused_with_another(kind, names)
             Project(name, kind)
 
 
+def test_a_method_that_pytest_would_take_for_a_test_is_refused():
+    with pytest.raises(OptionError, match="pytest would take test_noise for a test"):
+        Project("test-noise", "method")
+
+
+def test_a_name_that_is_too_long_for_a_file_is_refused_in_a_sentence(tmp_path):
+    assert "cannot be written" in write_refused(tmp_path, "x" * 300)
+
+
 def test_the_folder_to_change_into_is_quoted_where_it_must_be(tmp_path):
     printed = write(tmp_path / "my ideas", "loss-peak").stdout
 
@@ -140,12 +152,9 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
     assert [file.name for file in folder.iterdir()] == ["mine.txt"]
 
 
-def test_an_author_that_would_break_the_file_is_refused(tmp_path):
-    printed = run(
-        *("new", "loss-peak", "--path", str(tmp_path), "--author", 'A "B'), code=2
-    ).stderr
-
-    assert "without quotes" in printed
+@pytest.mark.parametrize("author", ['A "B', "A \\ B", "A\x01B", "A\x7fB"], ids=range(4))
+def test_an_author_that_would_break_the_file_is_refused(author, tmp_path):
+    assert "without quotes" in write_refused(tmp_path, "loss-peak", "--author", author)
 
 
 @pytest.mark.parametrize("wrong", [{"kind": "idea"}, {"license": "none"}])

@@ -76,7 +76,7 @@ def test_a_broken_rule_fails_with_what_to_do_and_those_that_rest_on_it_are_skipp
 
     assert "expected: a run with it ends without an error." in text
     assert "happened: AttributeError: 'Learner' has no attribute 'oops'" in text
-    assert "1 failed, 4 passed, 15 skipped" in text
+    assert "1 failed, 4 passed, 16 skipped" in text
     assert "Traceback" not in text
 
 

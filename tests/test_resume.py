@@ -610,6 +610,7 @@ def test_a_stop_that_was_asked_for_still_holds(tmp_path):
         longer.fit(4, resume=whole.keep_states.states[-1])
 
     assert resumed.stop_reason == "enough"
+    assert (resumed.epoch, resumed.position) == (whole.epoch, whole.position)
     assert torch.equal(weights(resumed), weights(whole))
     assert longer.epoch == 3
 

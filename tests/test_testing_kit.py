@@ -192,6 +192,16 @@ def test_a_killed_process_tidies_nothing_up():
 # ---- counts and imports -----------------------------------------------------------
 
 
+def test_what_is_printed_while_costs_are_counted_is_not_shown(capsys):
+    class Loud(Callback):
+        def after_fit(self):
+            print("a table")
+
+    cost_of(Loud)
+
+    assert capsys.readouterr().out == ""
+
+
 def test_the_cost_of_a_plugin_is_what_it_adds_to_a_step():
     cost = cost_of(Draw)
 

@@ -19,7 +19,14 @@ from typing import Any
 
 from callboard import discovery
 from callboard.adapters import Adapter, adapted
-from callboard.callback import ROLES, Callback, Ranks, kebab_case, ranks_of
+from callboard.callback import (
+    ROLES,
+    STAGES,
+    Callback,
+    Ranks,
+    kebab_case,
+    ranks_of,
+)
 from callboard.configuration import Configuration
 from callboard.discovery import InstalledPlugin
 from callboard.errors import (
@@ -28,6 +35,7 @@ from callboard.errors import (
     CallboardError,
     CallboardWarning,
     OptionError,
+    suggestion,
 )
 from callboard.hookimpls import hookimpls_of
 from callboard.options import check_options, options_of
@@ -137,9 +145,16 @@ class ActivePlugin:
         return str(declared[target]) if isinstance(declared, Mapping) else ""
 
     def check_declarations(self) -> None:
-        """Raise ActivationError where a constraint or ``order`` is none."""
+        """Raise ActivationError where a constraint, a stage or ``order`` is none."""
         for declaration in DECLARATIONS:
             self.targets(declaration)
+        for stage in self.stages:
+            if stage not in STAGES:
+                known = ", ".join(f'"{each}"' for each in STAGES)
+                raise ActivationError(
+                    f"{self.label}: stages may name {known}, and names {stage!r}."
+                    + suggestion(str(stage), STAGES)
+                )
         _ = self.order
 
     @property
@@ -348,7 +363,7 @@ def activate(cbs: Any, configuration: Configuration) -> list[ActivePlugin]:
     ]
     by_program = {member.name for member in given}
     requested = [
-        _from_name(name, source, configuration, {})
+        _enabled(name, source, configuration)
         for name, source in configuration.enabled.items()
         if name not in by_program and not configuration.disabler(name)
     ]
@@ -361,6 +376,15 @@ def activate(cbs: Any, configuration: Configuration) -> list[ActivePlugin]:
     by_line = {member.name for member in line}
     requested = [m for m in requested if m.name not in by_line] + line
     return joined(members, requested, configuration)
+
+
+def _enabled(name: str, source: str, configuration: Configuration) -> ActivePlugin:
+    """The plugin that a file enables."""
+    try:
+        return _from_name(name, source, configuration, {})
+    except CallboardError as error:
+        error.add_note(f"callboard: {source} names {name}")
+        raise
 
 
 def joined(

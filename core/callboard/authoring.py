@@ -10,6 +10,7 @@ import ast
 import keyword
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -85,6 +86,11 @@ class Project:
             raise OptionError(
                 f"{self.name} would be {identifier} in Python, which its code needs "
                 f"for something else. Give it another name: {self.name}-{self.kind}."
+            )
+        if self.kind == "method" and identifier.startswith("test"):
+            raise OptionError(
+                f"pytest would take {identifier} for a test. Give it another name: "
+                f"do-{self.name}."
             )
 
     @property
@@ -171,6 +177,8 @@ def _template(name: str) -> Traversable:
 def in_kebab_case(text: str) -> str:
     """A name that comes near to a text: ``"My Idea"`` gives ``"my-idea"``."""
     text = text.removeprefix(PREFIX).removeprefix("callboard_")
+    text = unicodedata.normalize("NFKD", text)  # accents become signs of their own
+    text = "".join(sign for sign in text if not unicodedata.combining(sign))
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", text)
     name = "-".join(word.lower() for word in words)
     return name if NAME.fullmatch(name) else "my-idea"

@@ -44,6 +44,7 @@ ROLES: Mapping[str, str] = {
     "control": "may cancel and stop, and may set hyper-parameters",
     "modify": "may change the batch, the loss, gradients and the model",
 }
+STAGES = ("fit", "validate", "predict", "lr-find")
 Ranks = Literal["main", "all"]
 RANKS: Mapping[str, str] = {
     "main": "runs in the first of several processes alone",
@@ -198,6 +199,8 @@ class Callback:
         for attribute, value in list(vars(cls).items()):
             if callable(value):
                 _check_method(cls, attribute, value)
+            elif attribute in EVENTS and value is not None:
+                _refuse_what_is_no_method(cls, attribute, value)
             elif attribute in LEARNER_ATTRIBUTES:
                 warn_of_shadow(cls.__name__, attribute, stacklevel=2)
 
@@ -337,6 +340,15 @@ def _check_method(cls: type[Callback], name: str, method: Callable[..., Any]) ->
             raise UnknownEventError(unknown_event(cls.__name__, event_name))
     elif inspect.isfunction(method):
         check_signature(f"{cls.__name__}.{name}", method, event_name, skip_first=True)
+
+
+def _refuse_what_is_no_method(cls: type[Callback], name: str, value: object) -> None:
+    if not isinstance(value, classmethod):
+        raise HookSignatureError(
+            f"{cls.__name__}.{name} is a {type(value).__name__} and no method, so "
+            f"{name} would never call it. Write `def {name}(self):`, or give what it "
+            "holds another name."
+        )
 
 
 def unknown_event(owner: str, name: str) -> str:

@@ -41,7 +41,7 @@ from callboard.activation import (
     rejoined,
     resolve,
 )
-from callboard.callback import Callback
+from callboard.callback import STAGES, Callback
 from callboard.configuration import load_configuration
 from callboard.control import CancelException
 from callboard.data import DataLoaders, as_dataloaders, num_batches
@@ -69,7 +69,6 @@ from callboard.watching import Watcher
 Callbacks = Any
 OptFunc = Callable[..., Optimizer]
 DEFAULT_RATE = 1e-3
-STAGES = ("fit", "validate", "predict", "lr-find")
 # What a nested evaluation must leave as it was.
 LOOP_STATE = (
     *("stage", "training", "epoch", "n_epoch", "iter", "n_iter", "train_iter"),

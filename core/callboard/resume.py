@@ -69,6 +69,9 @@ class Resume:
         # Whoever gives it more epochs wants a stopped run to go on.
         is_same_length = loop["n_epoch"] == n_epoch
         learner.stop_reason = loop["stop_reason"] if is_same_length else None
+        if learner.stop_reason is not None and self.epoch and not self.batch:
+            # There is no next epoch: the run ended with the one that is done.
+            learner.epoch, learner._is_epoch_over = self.epoch - 1, True
         learner.results = dict(loop["results"])
         if loop["n_iter"] is not None:
             # One that is neither hashable nor weakly referenced stays unknown.

@@ -22,6 +22,7 @@ from callboard.discovery import InstalledPlugin
 from callboard.errors import BrokenPluginError, CallboardError, suggestion
 from callboard.hookimpls import hookimpls_of
 from callboard.metadata import missing_requirements
+from callboard.options import options_of
 from callboard.status import status_of
 from callboard.verdicts import remember, remember_failure
 
@@ -41,17 +42,19 @@ class Report:
         faults: What is wrong.
         doubts: What its author may have meant otherwise.
         summary: What it is, where nothing is wrong.
+        breaks_a_rule: Whether it was tried out and broke one.
     """
 
     plugin: InstalledPlugin
     faults: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     summary: str = ""
+    breaks_a_rule: bool = False
 
     @property
     def cells(self) -> tuple[str, ...]:
         """What a line of the report shows."""
-        state = "wrong" if self.faults else "ok"
+        state = "wrong" if self.faults or self.breaks_a_rule else "ok"
         source = f"{self.plugin.distribution} {self.plugin.version}"
         what = "; ".join(self.faults) or self.summary
         return state, self.plugin.name, source, what
@@ -85,19 +88,24 @@ def command(name: str | None, quick: bool) -> None:
     doubts = [f"{r.plugin.name}: {doubt}" for r in reports for doubt in r.doubts]
     if name is None:
         wrong += discovery.problems()
+        wrong += _enabled_and_absent(configuration)
         doubts += _doubts_about(configuration)
 
-    click.echo(columns([report.cells for report in reports], sys.stdout))
+    told: list[str] = []
     for report in reports:
         if name is not None and not quick and not report.faults:
             trial = _tried(report.plugin)
             for finding in trial.findings:
                 # Options that must be given are no fault; only nobody can try it then.
-                is_fault = finding.rule != "made"
+                is_fault = finding.rule != "made" or not _needs_options(report.plugin)
                 (wrong if is_fault else doubts).append(f"{name}: {finding}")
+                report.breaks_a_rule |= is_fault
             doubts += [f"{name}: {note}" for note in trial.notes]
-            for line in _in_words(trial):
-                click.echo(wrapped(HANG + line, sys.stdout))
+            told += _in_words(trial)
+
+    click.echo(columns([report.cells for report in reports], sys.stdout))
+    for line in told:
+        click.echo(wrapped(HANG + line, sys.stdout))
     for fault in wrong:
         click.echo(wrapped(f"wrong  {fault}", sys.stdout, HANG))
     for doubt in dict.fromkeys(doubts):
@@ -106,6 +114,13 @@ def command(name: str | None, quick: bool) -> None:
     click.echo(f"{len(reports)} checked, {num_wrong or 'nothing'} wrong")
     if num_wrong:
         sys.exit(1)
+
+
+def _needs_options(plugin: InstalledPlugin) -> bool:
+    """Whether nobody can make one without saying more."""
+    loaded = plugin.load()
+    is_class = isinstance(loaded, type)
+    return is_class and any(option.is_required for option in options_of(loaded))
 
 
 def _tried(plugin: InstalledPlugin) -> Trial:
@@ -147,6 +162,7 @@ def report_on(plugin: InstalledPlugin, configuration: Configuration) -> Report:
         else:
             remember(plugin, None)
             report.faults += _wrong_name(plugin)
+            report.doubts += _deafness(plugin)
             report.doubts += _doubtful_targets(plugin)
     report.doubts += [str(warning.message) for warning in caught]
     report.doubts += _missing_requirements(plugin)
@@ -169,7 +185,7 @@ def _validate(plugin: InstalledPlugin, configuration: Configuration) -> str:
     if plugin.kind == "plugin":
         automatic_member(plugin, configuration)
     num_hookimpls = len(hookimpls_of(member.plugin, plugin.name))
-    return f"{member.role}, {num_hookimpls} hookimpls"
+    return f"{member.role}, {num_hookimpls} hookimpl{'s' * (num_hookimpls != 1)}"
 
 
 def _validate_adapter(plugin: InstalledPlugin) -> str:
@@ -222,6 +238,17 @@ def _wrong_name(plugin: InstalledPlugin) -> Iterator[str]:
         )
 
 
+def _deafness(plugin: InstalledPlugin) -> Iterator[str]:
+    """Says so where nothing would ever call a plugin."""
+    if plugin.kind not in ("plugin", "callback"):
+        return
+    if not hookimpls_of(specimen(plugin).plugin, plugin.name):
+        yield (
+            "it listens to no event. A method named as an event is called at that "
+            "event; `callboard events` lists them."
+        )
+
+
 def _missing_requirements(plugin: InstalledPlugin) -> Iterator[str]:
     """What it needs and will miss in use, since it imports that late."""
     for name in missing_requirements(plugin.distribution):
@@ -246,12 +273,23 @@ def _doubtful_targets(plugin: InstalledPlugin) -> Iterator[str]:
 def _doubts_about(configuration: Configuration) -> Iterator[str]:
     """Names in the configuration that nobody has, but somebody nearly."""
     known = [plugin.name for plugin in discovery.installed()]
-    named = {**configuration.disabled, **configuration.enabled}
+    named = dict(configuration.disabled)
     for option_name in configuration.options:
-        named.setdefault(option_name, configuration.options_source)
+        if option_name not in configuration.enabled:
+            named.setdefault(option_name, configuration.options_source)
     for name, source in named.items():
         if near := _near(name, known):
             yield f'{source} names "{name}", which is not installed.{near}'
+
+
+def _enabled_and_absent(configuration: Configuration) -> Iterator[str]:
+    """What is enabled and keeps every Learner from being made, since nobody has it."""
+    for name, source in configuration.enabled.items():
+        if configuration.disabler(name) is None:
+            try:
+                discovery.find(name, "callback", "plugin")
+            except CallboardError as error:
+                yield f"{source} names {name}: {error}"
 
 
 def _near(name: str, known: Sequence[str]) -> str:

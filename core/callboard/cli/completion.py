@@ -42,6 +42,19 @@ def any_names(
     return _of_kinds(incomplete, ("callback", "plugin", "method", "command"))
 
 
+def event_names(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Names of events that begin so, and what each is."""
+    from callboard.events import EVENTS
+
+    return [
+        CompletionItem(event.name, help=event.kind)
+        for event in EVENTS.values()
+        if event.name.startswith(incomplete)
+    ]
+
+
 def schedule_names(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

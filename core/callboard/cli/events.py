@@ -6,13 +6,14 @@ import sys
 
 import click
 
+from callboard.cli.completion import event_names
 from callboard.cli.text import columns
 from callboard.errors import UnknownEventError, suggestion
 from callboard.events import EVENTS, Event
 
 
 @click.command("events")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=event_names)
 def command(name: str | None) -> None:
     """What the loop calls, in firing order; with NAME, all about one event.
 

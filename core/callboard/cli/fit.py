@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -245,7 +246,8 @@ def command(
         learner = load_learner(target, options)
     check_without(line, learner)
     if locked is not None:
-        _hold_to(locked, learner, line, schedule, target)
+        again = _locking(target, locked, line, schedule, options)
+        _hold_to(locked, learner, line, schedule, again)
     _refuse_to_train_apart(learner)
     say = click.echo if learner.is_main else _say_nothing
     say(repr(learner.cbs) + "\n")
@@ -343,14 +345,42 @@ def _trace_place(learner: Learner) -> str:
     return "" if is_usual else f" --trace {short_path(place)}"
 
 
+def _locking(
+    target: str,
+    file: str,
+    line: CommandLine,
+    schedule: Named | None,
+    options: Mapping[str, str],
+) -> str:
+    """The command that locks what a fit was started with."""
+    words = ["callboard", "plugins", "lock", target]
+    words += [] if file == LOCK_FILE else ["-o", file]
+    for name, given in line.with_plugins:
+        assigned = ",".join(f"{key}={value}" for key, value in given.items())
+        words += ["--with", f"{name}:{assigned}" if assigned else name]
+    for name in line.without:
+        words += ["--without", name]
+    words += ["--schedule", schedule[0]] if schedule else []
+    for key, value in options.items():
+        words += ["--argument", f"{key}={value}"]
+    return shlex.join(words)
+
+
 def _hold_to(
     file: str,
     learner: Learner,
     line: CommandLine,
     schedule: Named | None,
-    target: str,
+    again: str,
 ) -> None:
     """Refuse to train with anything else than what a lock holds.
+
+    Args:
+        file: The lock.
+        learner: Who would be trained.
+        line: What the command line says about plugins.
+        schedule: The method that the fit is started with.
+        again: The command that locks what is active now.
 
     Raises:
         LockError: The lock cannot be read, or something is not as it says: names each
@@ -378,10 +408,9 @@ def _hold_to(
             refused.append(said)
     if refused:
         listed = "\n  ".join(refused)
-        where = "" if file == LOCK_FILE else f" -o {file}"
         raise LockError(
             f"Nothing was trained, since this is not what {file} holds:\n  {listed}\n"
-            f"`callboard plugins lock {target}{where}` locks what is active now."
+            f"`{again}` locks what is active now."
         )
 
 

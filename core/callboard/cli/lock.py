@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from callboard.cli.completion import plugin_names, schedule_names
 from callboard.cli.fit import Named, installed_schedule, read_assignments, read_names
 from callboard.cli.text import columns, wrapped
 from callboard.configuration import CommandLine, command_line, load_configuration
@@ -46,17 +47,20 @@ NOTES = {
     callback=read_names,
     multiple=True,
     metavar="NAME:OPT=VALUE,...",
+    shell_complete=plugin_names,
     help="A plugin that takes part, as of `callboard fit`.",
 )
 @click.option(
     "--without",
     multiple=True,
     metavar="NAME",
+    shell_complete=plugin_names,
     help="A plugin that takes no part, as of `callboard fit`.",
 )
 @click.option(
     "--schedule",
     metavar="NAME",
+    shell_complete=schedule_names,
     help="The method that the fit will be started with, as of `callboard fit`.",
 )
 @click.option(

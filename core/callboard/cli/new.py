@@ -54,19 +54,19 @@ def command(
     callboard new plot-weights --kind method --license Apache-2.0
     """
     author = author or _name_in_git() or f"The authors of {PREFIX}{name}"
-    if any(sign in author for sign in '"\\\n'):
+    if not author.isprintable() or any(sign in author for sign in '"\\'):
         message = f"--author must be a plain name, without quotes, got {author!r}."
         raise OptionError(message)
     year = dt.date.today().year
     project = Project(name.removeprefix(PREFIX), kind, license_, author, year)
     _refuse_taken(project)
     folder = path / f"{PREFIX}{project.name}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(
-            f"{short_path(folder)} is there already, and nothing was written. Take it "
-            "away, or give another --path."
-        )
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise OptionError(
+                f"{short_path(folder)} is there already, and nothing was written. Take "
+                "it away, or give another --path."
+            )
         written = _write(project, folder)
     except OSError as error:
         message = f"{short_path(folder)} cannot be written: {error}."
@@ -142,4 +142,5 @@ def _name_in_git() -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return ran.stdout.strip().replace('"', "").replace("\\", "")
+    name = ran.stdout.strip()
+    return "".join(c for c in name if c.isprintable() and c not in '"\\')

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from callboard.cli.completion import plugin_names
+from callboard.cli.completion import event_names, plugin_names
 from callboard.cli.fit import (
     Named,
     check_names,
@@ -26,11 +26,16 @@ if TYPE_CHECKING:
 
 @click.command("order")
 @click.argument("target", required=False)
-@click.option("--event", help="Only who runs at this event, first to last.")
+@click.option(
+    "--event",
+    shell_complete=event_names,
+    help="Only who runs at this event, first to last.",
+)
 @click.option(
     "--explain",
     nargs=2,
     metavar="A B",
+    shell_complete=plugin_names,
     help="Which of two plugins runs first, at each event of both, and why.",
 )
 @click.option(

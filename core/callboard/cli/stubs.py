@@ -49,8 +49,9 @@ def command(path: Path | None, remove: bool) -> None:
     files = {"callbacks.pyi": stub_of(plugins), "py.typed": "partial\n"}
     try:
         if remove:
+            what = "Took {} away." if folder.exists() else "There is no {}."
             _remove(folder, files)
-            click.echo(f"Took {short_path(folder)} away.")
+            click.echo(what.format(short_path(folder)))
             return
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():

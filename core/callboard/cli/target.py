@@ -113,7 +113,7 @@ def _run_file(place: str) -> ModuleType:
 def _neighbours(file: Path) -> list[str]:
     if not file.parent.is_dir():
         return []
-    return [path.name for path in file.parent.glob("*.py")]
+    return [path.name for path in file.parent.glob("*.py") if path.is_file()]
 
 
 def _import(name: str) -> ModuleType:

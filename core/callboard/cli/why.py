@@ -70,9 +70,16 @@ class Answer:
     callback=read_names,
     multiple=True,
     metavar="NAME:OPT=VALUE,...",
+    shell_complete=plugin_names,
     help="As of `callboard fit`: what would be so with it.",
 )
-@click.option("--without", multiple=True, metavar="NAME", help="As of `callboard fit`.")
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=plugin_names,
+    help="As of `callboard fit`.",
+)
 @click.option(
     "-o",
     "options",

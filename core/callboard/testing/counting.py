@@ -7,9 +7,10 @@ with many steps; the difference is the cost of the steps, without what a run cos
 from __future__ import annotations
 
 import gc
+import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from itertools import cycle, islice
 from types import FrameType
@@ -100,6 +101,8 @@ def cost_of_a_fit(
 ) -> StepCost:
     """What one training step of a Learner costs, with all plugins that it has.
 
+    It takes dozens of fits, so what these print is not shown.
+
     Args:
         make_learner: Makes the Learner; its batches are repeated as often as needed.
         few: A number of steps.
@@ -115,7 +118,8 @@ def cost_of_a_fit(
         )
         learner.fit(1)
 
-    return cost_per_step(fit, few=few, many=many)
+    with redirect_stdout(io.StringIO()):
+        return cost_per_step(fit, few=few, many=many)
 
 
 def count_python_calls(run: Callable[[int], object], num_steps: int) -> int:

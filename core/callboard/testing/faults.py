@@ -28,10 +28,9 @@ from callboard import (
     CancelValidException,
     Learner,
 )
-from callboard.callback import Target
+from callboard.callback import STAGES, Target
 from callboard.errors import OptionError, suggestion
 from callboard.events import EVENTS
-from callboard.learner import STAGES
 
 CANCELS: dict[str, type[CancelException]] = {
     "batch": CancelBatchException,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from callboard import Callback, Learner
+from callboard.callback import STAGES
 from callboard.events import EVENTS
-from callboard.learner import STAGES
 
 
 def record_events(learner: Learner, kinds: str | Sequence[str] = "event") -> list[str]:

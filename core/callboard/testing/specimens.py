@@ -80,7 +80,12 @@ def specimen_of(installed: InstalledPlugin) -> Specimen:
         told = getattr(sys.modules.get(home), HOOK, None)
     if told is None:
         return Specimen()
-    specimens = told() if callable(told) else told
+    try:
+        specimens = told() if callable(told) else told
+    except Exception as error:
+        raise BrokenPluginError(
+            f"{HOOK} of {installed.module} raised {type(error).__name__}: {error}."
+        ) from error
     if not isinstance(specimens, Mapping):
         raise BrokenPluginError(
             f"{HOOK} of {installed.module} must return a mapping of plugin names to "

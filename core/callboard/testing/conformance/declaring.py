@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from callboard.errors import CallboardError
-from callboard.testing.conformance.imports import brought_by, heavy_packages
+from callboard.testing.conformance.imports import heavy_packages, imports_of
 from callboard.testing.conformance.report import CALLBACKS, EVERY_KIND, rule
 from callboard.testing.conformance.subject import Subject, how_to_say, said
+
+# Of a module that brings nothing heavy; what users notice.
+SLOW_SECONDS = 1.0
 
 
 @rule(
@@ -32,17 +35,24 @@ def declared(subject: Subject) -> Iterator[str]:
 
 @rule(
     "imports",
-    expected="importing it imports nothing heavy: what it needs is imported where it "
-    "is used.",
-    mend="move the import into the function that needs it.",
+    expected="importing it imports nothing heavy and changes nothing: what it needs is "
+    "imported, and what it does is done, where it is used.",
+    mend="move what the message names into the function that needs it.",
     kinds=EVERY_KIND,
 )
 def imports(subject: Subject) -> Iterator[str]:
-    """Import it in a process of its own, and count what came along."""
+    """Import it in a process of its own, and look at what that did."""
     module = subject.installed.module
-    brought = brought_by([module])
-    for package, count in heavy_packages(brought[module], module).items():
+    imported = imports_of([module])[module]
+    for package, count in heavy_packages(imported.brought, module).items():
         yield f"importing {module} imported {count} modules of {package}."
+    for change in imported.changes:
+        yield f"after importing {module}, {change}"
+    if imported.seconds > SLOW_SECONDS:
+        subject.notes.append(
+            f"Importing {module} took {imported.seconds:.1f} s, in which everybody "
+            "waits who names it."
+        )
 
 
 @rule(

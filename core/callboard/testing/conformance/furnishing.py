@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,6 +26,8 @@ HOOKS = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"),
     *("_backward_pre_hooks", "_state_dict_hooks", "_load_state_dict_pre_hooks"),
 )
+# Variables that torch sets by itself, when a part of it is first used.
+TORCHS_OWN = "TORCHINDUCTOR_"
 Furnishing = dict[str, Any]
 
 
@@ -31,9 +36,13 @@ def furnishing_of(learner: Learner) -> Furnishing:
     return {
         **dict(_of_learner(learner)),
         **dict(_of_model(learner.model)),
-        **dict(_of_torch()),
-        **dict(_of_process()),
+        **surroundings(),
     }
+
+
+def surroundings() -> Furnishing:
+    """What everything in this process shares: switches of torch, the process itself."""
+    return {**dict(_of_torch()), **dict(_of_process())}
 
 
 def _of_learner(learner: Learner) -> Iterator[tuple[str, Any]]:
@@ -75,19 +84,25 @@ def _of_torch() -> Iterator[tuple[str, Any]]:
         torch.get_float32_matmul_precision(),
     )
     yield "torch.backends.cudnn.benchmark", torch.backends.cudnn.benchmark
+    yield "torch.backends.cudnn.deterministic", torch.backends.cudnn.deterministic
 
 
 def _of_process() -> Iterator[tuple[str, Any]]:
-    for name in ("SIGINT", "SIGTERM"):
-        yield f"the handler of {name}", Same(signal.getsignal(getattr(signal, name)))
+    for number in signal.Signals:
+        yield f"the handler of {number.name}", Same(signal.getsignal(number))
     for name in ("stdout", "stderr", "excepthook"):
         yield f"sys.{name}", Same(getattr(sys, name))
     yield "the trace function", Same(sys.gettrace())
     yield "the profile function", Same(sys.getprofile())
     yield "the working folder", os.getcwd()
-    yield "the environment", dict(os.environ)
-    threads = threading.enumerate()
-    yield "running threads", sorted(t.name for t in threads if not t.daemon)
+    own = (item for item in os.environ.items() if not item[0].startswith(TORCHS_OWN))
+    yield "the environment", dict(own)
+    yield "gc.isenabled()", gc.isenabled()
+    yield "handlers of the root logger", [Same(each) for each in logging.root.handlers]
+    yield "the level of the root logger", logging.root.level
+    threads = (thread for thread in threading.enumerate() if not thread.daemon)
+    # Without the numbers that Python gives them, which are others every time.
+    yield "running threads", sorted(re.sub(r"\d+", "N", t.name) for t in threads)
 
 
 def what_was_left(before: Furnishing, after: Furnishing) -> Iterator[str]:
@@ -100,8 +115,20 @@ def what_was_left(before: Furnishing, after: Furnishing) -> Iterator[str]:
 
 
 def _where_they_differ(was: Any, now: Any) -> tuple[Any, Any]:
-    """The entries of two mappings that differ; anything else as it is."""
+    """The entries of two mappings or lists that differ; anything else as it is."""
     if isinstance(was, dict) and isinstance(now, dict):
         keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
         return tuple({k: d[k] for k in keys if k in d} for d in (was, now))  # type: ignore[return-value]
+    if isinstance(was, list) and isinstance(now, list):
+        gone, new = _without(was, now), _without(now, was)
+        return (gone, new) if gone or new else (was, now)
     return was, now
+
+
+def _without(parts: list[Any], others: list[Any]) -> list[Any]:
+    """A list without those of another one, each as often as it is in there."""
+    left = list(parts)
+    for each in others:
+        if each in left:
+            left.remove(each)
+    return left

@@ -8,27 +8,38 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 # More modules of one package than that, and importing it takes a good part of a second:
 # matplotlib brings 94, sklearn.metrics 490 of scipy; safetensors 3, filelock 8.
 HEAVY = 30
 SCRIPT = """\
-import importlib, json, os, sys
+import importlib, json, os, sys, time
 
 paths, modules = json.load(sys.stdin)
 sys.path[:] = paths
 import torch, callboard.learner
+from callboard.testing.conformance.furnishing import surroundings, what_was_left
+from callboard.testing.conformance.watching import global_streams
 
-def brought(module):
-    before = set(sys.modules)
+def imported(module):
+    # First, since looking imports a module, too.
+    before, streams = surroundings(), dict(global_streams())
+    there = set(sys.modules)
+    begin = time.perf_counter()
     try:
         importlib.import_module(module)
     except BaseException as error:
-        return [f"!{type(error).__name__}: {error}"]
-    return sorted(set(sys.modules) - before)
+        return [f"!{type(error).__name__}: {error}"], [], 0.0
+    seconds = time.perf_counter() - begin
+    brought = sorted(set(sys.modules) - there)
+    now = dict(global_streams())
+    moved = [f"the {name} has moved." for name in streams if now[name] != streams[name]]
+    changes = [*moved, *what_was_left(before, surroundings())]
+    return brought, changes, seconds
 
 def show(module):
-    print(json.dumps([module, brought(module)]), flush=True)
+    print(json.dumps([module, *imported(module)]), flush=True)
 
 for module in modules:
     if not hasattr(os, "fork"):
@@ -61,11 +72,26 @@ def heavy_packages(modules: Sequence[str], owner: str) -> Mapping[str, int]:
     }
 
 
-_known: dict[tuple[str, str], Sequence[str]] = {}
+@dataclass(frozen=True)
+class Imported:
+    """What importing a module has done.
+
+    Attributes:
+        brought: Modules that came along, besides torch and the core.
+        changes: What of the process or of torch is not as it was before, in words.
+        seconds: How long it took.
+    """
+
+    brought: Sequence[str] = ()
+    changes: Sequence[str] = ()
+    seconds: float = 0.0
 
 
-def brought_by(modules: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """Every module -> what importing it brings along besides torch and the core.
+_known: dict[tuple[str, str], Imported] = {}
+
+
+def imports_of(modules: Sequence[str]) -> Mapping[str, Imported]:
+    """Every module -> what importing it does.
 
     One process starts for all that nobody asked about before, since importing torch
     takes a second; where that can be done, each is imported in a copy of that process.
@@ -74,11 +100,12 @@ def brought_by(modules: Sequence[str]) -> Mapping[str, Sequence[str]]:
     unknown = [module for module in modules if (path, module) not in _known]
     if unknown:
         told = _ask(unknown)
-        _known.update({(path, module): told.get(module, ()) for module in unknown})
+        nothing = Imported()
+        _known.update({(path, module): told.get(module, nothing) for module in unknown})
     return {module: _known[path, module] for module in modules}
 
 
-def _ask(modules: Sequence[str]) -> Mapping[str, Sequence[str]]:
+def _ask(modules: Sequence[str]) -> Mapping[str, Imported]:
     asked = json.dumps([sys.path, modules])
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
@@ -90,8 +117,8 @@ def _ask(modules: Sequence[str]) -> Mapping[str, Sequence[str]]:
     return dict(_told(ran.stdout))
 
 
-def _told(text: str) -> Iterator[tuple[str, Sequence[str]]]:
+def _told(text: str) -> Iterator[tuple[str, Imported]]:
     for line in text.splitlines():
         if line.startswith("["):
-            module, brought = json.loads(line)
-            yield module, brought
+            module, *found = json.loads(line)
+            yield module, Imported(*found)

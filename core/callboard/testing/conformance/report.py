@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from callboard.discovery import InstalledPlugin
+from callboard.testing.conformance.subject import Subject, said
 from callboard.testing.counting import StepCost
-
-if TYPE_CHECKING:
-    from callboard.testing.conformance.subject import Subject
 
 CALLBACKS = ("plugin", "callback")
 RUNNABLE = (*CALLBACKS, "method")
@@ -40,11 +37,21 @@ class Rule:
     def findings(self, subject: Subject) -> list[Finding]:
         """What is wrong with a plugin by this rule."""
         with subject.undisturbed():
-            happened = list(dict.fromkeys(self.check(subject)))
+            happened = list(dict.fromkeys(self._found(subject)))
         return [Finding(self.name, self.expected, what, self.mend) for what in happened]
 
+    def _found(self, subject: Subject) -> Iterator[str]:
+        try:
+            yield from self.check(subject)
+        except SystemExit as error:
+            # Nobody would hear of it: it would end the check, and with its status.
+            yield f"it ended the process: SystemExit({error.code!r})."
+        except Exception as error:
+            # It did so where the rule expects nothing of the kind: the second time.
+            yield f"it raised {said(error)}"
 
-Check = Callable[["Subject"], Iterator[str]]
+
+Check = Callable[[Subject], Iterator[str]]
 
 
 def rule(

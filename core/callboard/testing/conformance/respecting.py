@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from callboard.testing.conformance.furnishing import furnishing_of, what_was_left
 from callboard.testing.conformance.report import RUNNABLE, rule
@@ -112,7 +112,7 @@ def removable(subject: Subject) -> Iterator[str]:
     start, before = copy.deepcopy(learner.state_dict()), furnishing_of(learner)
     if subject.is_method:
         subject.run(learner)
-        yield from list(what_was_left(before, furnishing_of(learner)))[:MANY]
+        yield from _left_by(subject, what_was_left(before, furnishing_of(learner)))
         return
     if not subject.is_module:
         plugin = subject.instance()
@@ -124,13 +124,18 @@ def removable(subject: Subject) -> Iterator[str]:
         learner.load_state_dict(start)
     with learner.added_cbs(subject.instance()):
         subject.run(learner)
-    left = list(what_was_left(before, furnishing_of(learner)))
-    yield from (f"after its fit, {what}" for what in left[:MANY])
+    left = _left_by(subject, what_was_left(before, furnishing_of(learner)))
+    yield from (f"after its fit, {what}" for what in left)
     learner.load_state_dict(start)
     subject.run(learner)
     difference = subject.difference(learner, subject.plain_outcome, plugins=False)
     if difference:
         yield f"a run after it was removed is not the plain one: {difference}"
+
+
+def _left_by(subject: Subject, left: Iterable[str]) -> list[str]:
+    """What this run left; and what the first one did, which later ones found so."""
+    return list(dict.fromkeys([*left, *subject.left_at_first]))[:MANY]
 
 
 RULES = (writes, draws, harmless, removable)

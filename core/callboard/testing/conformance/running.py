@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from callboard import Callback, Learner
+from callboard.testing.conformance.furnishing import surroundings, what_was_left
 from callboard.testing.conformance.report import CALLBACKS, RUNNABLE, rule
 from callboard.testing.conformance.subject import Subject
 
@@ -25,10 +29,48 @@ REFUSE = (
     is_basic=True,
 )
 def ends(subject: Subject) -> Iterator[str]:
-    """Train with it."""
-    problem = subject.problem_of(lambda: subject.run(subject.learner()))
+    """Train with it; what that leaves is told by the rule ``removable``."""
+    learner, before = subject.learner(), surroundings()
+    problem = subject.problem_of(lambda: subject.run(learner))
+    subject.left_at_first = list(what_was_left(before, surroundings()))
     if problem:
         yield problem
+    else:
+        subject.notes += _doubts_after(subject, learner)
+
+
+def _doubts_after(subject: Subject, learner: Learner) -> Iterator[str]:
+    """What a run has brought about that its author may not have meant."""
+    for name, value in learner.results.items():
+        if isinstance(value, Tensor):
+            yield (
+                f'It publishes a tensor as results["{name}"], where loggers and '
+                "trackers expect a number: float(value), once an epoch."
+            )
+    for member in learner.cbs.members:
+        if member.name == subject.name:
+            for name, count in _kept_graphs(member.plugin):
+                yield (
+                    f"self.{name} keeps {count} tensors with all that their gradients "
+                    "need, which fills the memory: keep them .detach()ed."
+                )
+    known = {learner.path.name}
+    for file in sorted(subject.folder.iterdir()):
+        if file.name not in known:
+            yield (
+                f"It writes {file.name} into the working folder; the files of a run "
+                "belong into learner.path."
+            )
+
+
+def _kept_graphs(plugin: Any) -> Iterator[tuple[str, int]]:
+    """Names of a plugin's collections, and how many tensors in them have a graph."""
+    for name, value in list(getattr(plugin, "__dict__", {}).items()):
+        if isinstance(value, Mapping | list | tuple | set | deque):
+            parts = value.values() if isinstance(value, Mapping) else value
+            graphs = [p for p in parts if isinstance(p, Tensor) and p.grad_fn]
+            if len(graphs) > 1:
+                yield name, len(graphs)
 
 
 @rule(
@@ -36,7 +78,8 @@ def ends(subject: Subject) -> Iterator[str]:
     expected="two runs with one seed end the same, bit for bit; so does a second run "
     "of a Learner that is put back to where it started.",
     mend="draw random numbers from self.rng alone; keep nothing in the class or the "
-    "module; set up anew in before_fit, and put what must last into state_dict.",
+    "module; set up anew in before_fit, and put what must last into state_dict. What "
+    "a clock measures differs every time: name it in Specimen(ignore=...).",
     kinds=RUNNABLE,
 )
 def repeatable(subject: Subject) -> Iterator[str]:
@@ -173,12 +216,12 @@ def side_by_side(subject: Subject) -> Iterator[str]:
     """Put two into one Learner, and train a second Learner inside the first."""
     if subject.is_module:
         return  # there is only one
-    problem = subject.refusal_of(lambda: _both(subject))
+    pairs: list[Learner] = []
+    problem = subject.refusal_of(lambda: _both(subject, pairs))
     if problem:
         yield f"two in one Learner: {problem}"
-    elif subject.role == "observe":
-        pair = _both(subject)
-        difference = subject.difference(pair, subject.plain_outcome, plugins=False)
+    elif pairs and subject.role == "observe":
+        difference = subject.difference(pairs[0], subject.plain_outcome, plugins=False)
         if difference:
             yield f"two in one Learner: {difference}"
 
@@ -195,8 +238,10 @@ def side_by_side(subject: Subject) -> Iterator[str]:
         yield f"with another Learner trained in the middle: {difference}"
 
 
-def _both(subject: Subject) -> Learner:
-    return subject.run(subject.learner(subject.instance()))
+def _both(subject: Subject, pairs: list[Learner]) -> Learner:
+    """Train with two, and keep the Learner if that was not refused."""
+    pairs.append(subject.run(subject.learner(subject.instance())))
+    return pairs[0]
 
 
 class AtEpochs(Callback):

@@ -46,6 +46,7 @@ class Subject:
         folder: Where everything that is tried puts its files.
         one_in: Of so many mishaps and checkpoints one is tried; 1 for all.
         notes: What rules have noticed and do not call wrong.
+        left_at_first: What its first fit left that was not so before, in words.
         spare: A Learner that is where it started, its state then, and what it found.
     """
 
@@ -53,6 +54,7 @@ class Subject:
     folder: Path
     one_in: int = 1
     notes: list[str] = field(default_factory=list)
+    left_at_first: list[str] = field(default_factory=list)
     spare: tuple[Learner, Mapping[str, Any], dict[str, Any]] | None = None
 
     @cached_property

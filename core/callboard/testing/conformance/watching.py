@@ -133,12 +133,17 @@ def _of_optimizer(opt: torch.optim.Optimizer | None) -> Iterator[tuple[str, Any]
             yield f"opt.state[{number}].{key}", _token(value)
 
 
-def _of_streams(learner: Learner) -> Iterator[tuple[str, Any]]:
+def global_streams() -> Iterator[tuple[str, Any]]:
+    """The random streams that everybody draws from who asks for no other."""
     yield f"{GLOBAL_STREAM} torch", _token(torch.get_rng_state())
     yield f"{GLOBAL_STREAM} Python's random", random.getstate()
     if "numpy" in sys.modules:
         state = sys.modules["numpy"].random.get_state(legacy=False)["state"]
         yield f"{GLOBAL_STREAM} numpy", (state["key"].tobytes(), state["pos"])
+
+
+def _of_streams(learner: Learner) -> Iterator[tuple[str, Any]]:
+    yield from global_streams()
     for key, stream in learner._streams.items():
         yield f"{OWN_STREAM} {key}", _token(stream.get_state())
 

@@ -377,6 +377,17 @@ def test_a_bug_in_the_target_keeps_its_traceback_and_is_placed(train, shop, sour
     assert "callboard: while making the Learner of buggy.py" in ran.stderr
 
 
+def test_the_traceback_of_a_bug_begins_in_the_users_code(train, shop):
+    Path("buggy.py").write_text("def learner():\n    1 / 0\n")
+    arguments = ["-m", "callboard", "fit", "buggy.py", "--epochs", "1"]
+
+    ran = run_python(*arguments, paths=[shop.folder], code=1)
+
+    assert "buggy.py" in ran.stderr
+    assert "click" not in ran.stderr
+    assert "importlib" not in ran.stderr
+
+
 def test_a_mistake_of_the_user_in_the_program_is_one_message(train):
     source = TRAIN.replace("cbs=Report", "cbs=[Report, 'mixr']")
     Path("mistaken.py").write_text(source)

@@ -176,6 +176,18 @@ def test_a_bug_keeps_its_traceback_and_exits_with_1(lights):
     assert ran.stderr.endswith("ZeroDivisionError: a bug\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is full")
+def test_what_cannot_be_printed_is_an_error_of_one_line(lights):
+    command = [sys.executable, "-m", "callboard", "events"]
+
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("Error: OSError: [Errno 28]")
+    assert "Traceback" not in ran.stderr
+
+
 def test_ctrl_c_exits_with_130_and_no_traceback(lights):
     result = run("lights", "--interrupted", code=130)
 

@@ -476,6 +476,13 @@ def test_an_unknown_key_or_attribute_is_an_error():
         _ = learner.epohc
 
 
+def test_a_plugin_that_is_not_active_is_named_where_its_attribute_is_missing():
+    pytest.importorskip("callboard_recorder")
+
+    with pytest.raises(AttributeError, match='not active; cbs="recorder" makes it so'):
+        _ = a_learner().recorder
+
+
 def test_a_module_is_a_plugin():
     module = ModuleType("my_plugin")
     seen = []

@@ -462,11 +462,19 @@ class Learner:
                 if key.replace("-", "_") == name:
                     return member.subject
             # Not by `find`: it words a suggestion, which hasattr() need not wait for.
-            if any(
-                p.kind == "method" and p.name == name for p in discovery.installed()
-            ):
+            found = [
+                plugin
+                for plugin in discovery.installed()
+                if plugin.name.replace("-", "_") == name
+            ]
+            if any(p.kind == "method" and p.name == name for p in found):
                 method: Any = discovery.find(name, "method").load()
                 return partial(method, self)
+            if any(p.kind in ("callback", "plugin") for p in found):
+                raise AttributeError(
+                    f"'Learner' has no attribute {name!r}: the plugin {found[0].name} "
+                    f'is installed and not active; cbs="{found[0].name}" makes it so'
+                )
         message = f"'Learner' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=self)
 

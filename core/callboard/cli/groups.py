@@ -9,12 +9,15 @@ Ctrl-C exits with 130.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import click
@@ -28,6 +31,7 @@ from callboard.errors import (
     suggestion,
 )
 
+OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells expect it
 
 
@@ -151,9 +155,11 @@ class MainGroup(LazyGroup):
                 ctx.exit(code)
             except Exception as error:
                 _leave_telling_to_another(ctx)
-                if ctx.params.get("traceback") or not _is_bare(error):
+                if ctx.params.get("traceback") or isinstance(error, OF_CLICK):
                     raise
-                raise Breakdown(error) from error
+                if _is_bare(error) or _is_of_output(error):
+                    raise Breakdown(error) from error
+                raise Uncaught(error) from error
 
 
 def _is_one_of_many() -> bool:
@@ -175,6 +181,12 @@ def _is_bare(error: Exception) -> bool:
     # Where it is not imported yet no loop has run.
     faults = sys.modules.get("callboard.faults")
     return faults is not None and faults.is_bare(error)
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Whether what is printed cannot be written, as to a full disk."""
+    is_unnamed = isinstance(error, OSError) and error.filename is None
+    return is_unnamed and getattr(error, "errno", None) in (errno.ENOSPC, errno.EIO)
 
 
 class Mistake(click.ClickException):
@@ -210,6 +222,31 @@ class Breakdown(Mistake):
     def in_short(self, error: Exception) -> str:
         """The error with its type, since its message is not ours."""
         return f"{type(error).__name__}: {error}"
+
+
+class Uncaught(click.ClickException):
+    """An error in code of the user's or a plugin's: its traceback, from there on."""
+
+    exit_code = 1
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the traceback to stderr, without how the command line came there."""
+        way = self.error.__traceback__
+        while way is not None and _is_of_command_line(way.tb_frame.f_code.co_filename):
+            way = way.tb_next
+        if way is not None:
+            self.error.__traceback__ = way
+        lines = traceback.format_exception(self.error)
+        click.echo("".join(lines).rstrip(), file=file or sys.stderr)
+
+
+def _is_of_command_line(file: str) -> bool:
+    own = (Path(__file__).parent, Path(click.__file__).parent)
+    return file.startswith("<frozen") or Path(file).parent in own
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from callboard import membership
 from callboard.state import RandomStream
 
 if TYPE_CHECKING:
@@ -55,4 +56,4 @@ def revive(learner: Learner, state: Mapping[str, Any]) -> None:
         learner._streams[key] = RandomStream()
         learner._streams[key].set_state(stream_state)
     learner._make_board()
-    learner._set_members(state["members"])
+    membership.set_members(learner, state["members"])

@@ -15,7 +15,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -153,7 +153,7 @@ def announce(learner: Learner, error: BaseException) -> None:
         if member.has_failed:
             continue
         try:
-            learner._call_one(member, "on_exception", call, exception=error)
+            call_one(learner, member, "on_exception", call, exception=error)
         except Exception as second:
             error.add_note(_also_failed(member, "on_exception", second))
 
@@ -171,7 +171,7 @@ def tear_down(learner: Learner, leaving: BaseException | None) -> None:
         if learner.stage not in member.stages or not member.has_taken_part:
             continue
         try:
-            learner._call_one(member, "teardown", call)
+            call_one(learner, member, "teardown", call)
         except BaseException as error:
             if first is None:
                 first = error
@@ -240,3 +240,18 @@ def _warn(message: str) -> None:
     except ObserverWarning as warning:
         # Warnings may be errors here; an observer must not stop training even then.
         logging.getLogger("callboard").error("%s", warning)
+
+
+def call_one(
+    learner: Learner, member: ActivePlugin, event: str, call: Any, **offered: Any
+) -> None:
+    """Call one plugin outside of the plan; what it raises becomes as in the loop."""
+    try:
+        call(learner=learner, **offered)
+    except BaseException as error:
+        is_fatal = member.role != "observe" or isinstance(error, MemoryError)
+        if isinstance(error, Exception) and not is_fatal:
+            observer_failed(learner, member, event, error)
+            return
+        error.add_note(place_in_words(learner, member, event))
+        raise

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from itertools import chain
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +21,15 @@ from torch.optim import Optimizer
 
 from callboard import (
     board,
+    checks,
     copying,
     data,
     discovery,
+    evaluation,
     faults,
+    fitting,
     loop,
+    membership,
     optim,
     processes,
     resume,
@@ -37,21 +39,12 @@ from callboard.activation import (
     ActivePlugin,
     activate,
     as_sequence,
-    joined,
-    rejoined,
-    resolve,
 )
-from callboard.callback import STAGES, Callback
+from callboard.callback import Callback
 from callboard.configuration import load_configuration
 from callboard.control import CancelException
 from callboard.data import DataLoaders, as_dataloaders, num_batches
 from callboard.dispatch import Board, Plan
-from callboard.errors import (
-    ActivationError,
-    CallboardError,
-    OptionError,
-    suggestion,
-)
 from callboard.keyed import KeyedTwin
 from callboard.optim import Rate, Splitter
 from callboard.processes import Processes
@@ -61,21 +54,12 @@ from callboard.state import (
     Reason,
     RunRecord,
     derive_seed,
-    untouched_random_state,
 )
-from callboard.streams import put_back
 from callboard.watching import Watcher
 
 Callbacks = Any
 OptFunc = Callable[..., Optimizer]
 DEFAULT_RATE = 1e-3
-# What a nested evaluation must leave as it was.
-LOOP_STATE = (
-    *("stage", "training", "epoch", "n_epoch", "iter", "n_iter", "train_iter"),
-    *("pct_train", "dl", "xb", "yb", "pred", "loss", "_loss_grad", "results"),
-    *("stop_reason", "plan", "_pct_per_batch", "_evaluated_dl"),
-    *("_resume", "_is_epoch_over", "_first_train_iter"),
-)
 
 
 class Learner:
@@ -121,17 +105,17 @@ class Learner:
         seed: int | None = None,
         train_bn: bool = True,
     ) -> None:
-        _check_parts(model, loss_func, opt_func)
+        checks.check_parts(model, loss_func, opt_func)
         self.dls = dls
         self.model: nn.Module = model
         self.loss_func = loss_func
         self.opt_func = opt_func
         self.lr = optim.own_rate(opt_func) if lr == DEFAULT_RATE else lr
-        self.metrics: list[Any] = _as_list(metrics)
+        self.metrics: list[Any] = checks.as_list(metrics)
         self.splitter = splitter
         self.path = Path(path)
         self.device = data.choose_device(device)
-        self.seed = torch.initial_seed() if seed is None else _as_seed(seed)
+        self.seed = torch.initial_seed() if seed is None else checks.as_seed(seed)
         self.train_bn = train_bn
 
         #: The optimizer; None until the first fit or ``create_opt``.
@@ -170,10 +154,11 @@ class Learner:
         self._streams: dict[str, RandomStream] = {}
         self._configuration = load_configuration()
         self._make_board()
-        self._set_members(activate(cbs, self._configuration))
-        self._created(self._board.members.values())
+        membership.set_members(self, activate(cbs, self._configuration))
+        membership.created(self, self._board.members.values())
 
     fit = loop.fit
+    _fitting = fitting.fitting
 
     def _make_board(self) -> None:
         """What is this Learner's own and goes into no copy of it."""
@@ -207,12 +192,12 @@ class Learner:
     @property
     def x(self) -> Any:
         """The input of the batch where there is one, else all of them."""
-        return _single(self.xb)
+        return checks.single(self.xb)
 
     @property
     def y(self) -> Any:
         """The label of the batch where there is one, else all of them."""
-        return _single(self.yb)
+        return checks.single(self.yb)
 
     @property
     def loss_grad(self) -> Tensor | None:
@@ -241,7 +226,7 @@ class Learner:
     @processes.setter
     def processes(self, together: Processes) -> None:
         self._processes = together
-        self._set_members(list(self._board.members.values()))
+        membership.set_members(self, list(self._board.members.values()))
 
     @property
     def rank(self) -> int:
@@ -309,23 +294,8 @@ class Learner:
 
     def add_cbs(self, cbs: Callbacks) -> Learner:
         """Let callbacks take part from the next event on; returns the Learner."""
-        self._add(cbs, "add_cbs")
+        membership.add(self, cbs, "add_cbs")
         return self
-
-    def _add(self, cbs: Callbacks, reason: str) -> list[ActivePlugin]:
-        added = [
-            resolve(cb, reason, self._configuration)
-            for cb in as_sequence(cbs)
-            if not (isinstance(cb, str) and self._configuration.disabler(cb))
-        ]
-        members = list(self._board.members.values())
-        self._set_members(joined(members, added, self._configuration))
-        try:
-            self._created(added)
-        except BaseException:
-            self._set_members(members)
-            raise
-        return [m for m in added if m in self._board.members.values()]
 
     def remove_cb(self, cb: Any) -> Learner:
         """Let a callback take part no more: an instance, a class (all its instances),
@@ -338,95 +308,17 @@ class Learner:
 
     def remove_cbs(self, cbs: Callbacks) -> Learner:
         """Let callbacks take part no more; returns the Learner."""
-        gone = [m for cb in as_sequence(cbs) for m in self._members_meant_by(cb)]
-        self._remove(gone)
+        gone = [m for cb in as_sequence(cbs) for m in membership.meant_by(self, cb)]
+        membership.remove(self, gone)
         return self
 
-    def _members_meant_by(self, cb: Any) -> list[ActivePlugin]:
-        members = list(self._board.members.values())
-        if isinstance(cb, str):
-            meant = [m for m in members if m.key == cb] or [
-                m for m in members if m.name == cb
-            ]
-        elif isinstance(cb, type):
-            meant = [m for m in members if isinstance(m.subject, cb)]
-        else:
-            meant = [m for m in members if m.subject is cb]
-        if not meant:
-            active = ", ".join(m.key for m in members) or "none"
-            hint = (
-                suggestion(cb, [m.key for m in members]) if isinstance(cb, str) else ""
-            )
-            raise ActivationError(f"{cb!r} is not active; active: {active}.{hint}")
-        return meant
-
-    def _remove(self, gone: Sequence[ActivePlugin]) -> None:
-        kept = [m for m in self._board.members.values() if m not in gone]
-        self._set_members(rejoined(kept, ()))
-
-    @contextmanager
-    def added_cbs(self, cbs: Callbacks) -> Iterator[Learner]:
+    def added_cbs(self, cbs: Callbacks) -> AbstractContextManager[Learner]:
         """Callbacks that take part inside the ``with`` block only."""
-        before = list(self._board.members.values())
-        added = self._add(cbs, "added_cbs") if cbs is not None else []
-        replaced = [m for m in before if m not in self._board.members.values()]
-        try:
-            yield self
-        finally:
-            if added:
-                kept = [m for m in self._board.members.values() if m not in added]
-                self._set_members(rejoined(kept, replaced))
+        return membership.added(self, cbs)
 
-    @contextmanager
-    def removed_cbs(self, cbs: Callbacks) -> Iterator[Learner]:
+    def removed_cbs(self, cbs: Callbacks) -> AbstractContextManager[Learner]:
         """Callbacks that do not take part inside the ``with`` block."""
-        gone = [m for cb in as_sequence(cbs) for m in self._members_meant_by(cb)]
-        self._remove(gone)
-        try:
-            yield self
-        finally:
-            kept = [m for m in self._board.members.values() if m not in gone]
-            self._set_members(rejoined(kept, gone))
-
-    def _set_members(self, members: Sequence[ActivePlugin]) -> None:
-        before = dict.fromkeys(self._board.members.values())
-        self._board.set_members(members)
-        owner = self._processes.owner
-        if owner is not None and all(m.plugin is not owner for m in members):
-            self._processes = processes.alone()
-        for member in members:
-            member.is_here = self.is_main or member.ranks == "all"
-        now = set(members)
-        for member in before:
-            if member not in now:
-                _attach(member.plugin, None)
-        for member in members:
-            if member not in before:
-                _attach(member.plugin, self)
-            if self._depth:
-                _hold(member.plugin, self)
-                if member not in before:
-                    self._note_switches([member])
-        self._replan()
-
-    def _created(self, members: Any) -> None:
-        new = {member.key for member in members}
-        for member, call in self._board.each("after_create"):
-            if member.key in new and member.switch("run"):
-                self._call_one(member, "after_create", call)
-
-    def _call_one(
-        self, member: ActivePlugin, event: str, call: Any, **offered: Any
-    ) -> None:
-        try:
-            call(learner=self, **offered)
-        except BaseException as error:
-            is_fatal = member.role != "observe" or isinstance(error, MemoryError)
-            if isinstance(error, Exception) and not is_fatal:
-                faults.observer_failed(self, member, event, error)
-                return
-            error.add_note(faults.place_in_words(self, member, event))
-            raise
+        return membership.removed(self, cbs)
 
     def _replan(self) -> None:
         if self._depth:
@@ -514,122 +406,6 @@ class Learner:
         self._processes.stop(self, reason or "asked to stop")
         member = self._board.running_member()
         self._note_reason("stop", reason, member)
-
-    @contextmanager
-    def _fitting(
-        self,
-        n_epoch: int,
-        lr: Rate | None,
-        cbs: Callbacks,
-        start_epoch: int,
-        reset_opt: bool,
-        given: Any,
-        policy: resume.Policy,
-    ) -> Iterator[None]:
-        """What surrounds a fit: set up before, put back after, however it ends."""
-        self._check_fit(n_epoch, start_epoch)
-        optim.spread_rate(self.lr if lr is None else lr, len(self._parameter_groups()))
-        with (
-            self.added_cbs(cbs),
-            self._running("fit" if not self._depth else self.stage),
-        ):
-            self._move_to_device()
-            if reset_opt or not optim.is_about(self.opt, self.model):
-                self.create_opt()
-            optim.set_hyper(self.opt, "lr", self.lr if lr is None else lr)
-            # What an interrupted fit has left there is no gradient of this one.
-            self.opt.zero_grad()
-            if start_epoch == 0 or self._fit_number == 0:
-                self._fit_number += 1  # else it goes on with the one that was left
-            self.n_epoch, self.epoch, self.iter = n_epoch, start_epoch, 0
-            self.train_iter = start_epoch * (num_batches(self.dls.train) or 0)
-            self.pct_train = start_epoch / n_epoch if n_epoch else 0.0
-            self._first_train_iter = self.train_iter
-            self._is_epoch_over = False
-            self.stop_reason = self._non_finite = None
-            self.record = RunRecord()
-            going_on = self._what_to_resume(given, policy)
-            if going_on is not None:
-                resume.check(self, going_on)
-                going_on.restore(self, is_early=True)
-            self._resume = going_on
-            self._replan()
-            leaving: BaseException | None = None
-            try:
-                with self._board.around_fit(self):
-                    yield
-            except BaseException as error:
-                leaving = faults.explained(self, error)
-                faults.announce(self, leaving)
-                raise leaving from leaving.__cause__
-            finally:
-                faults.tear_down(self, leaving)
-                del leaving  # its traceback holds this frame: a cycle
-
-    def _move_to_device(self) -> None:
-        _refuse_meta(self.model, self.device)
-        self._processes.place(self)
-        if isinstance(self.loss_func, nn.Module):
-            self.loss_func.to(self.device)
-
-    def _check_fit(self, n_epoch: int, start_epoch: int) -> None:
-        if not _is_whole_number(n_epoch) or n_epoch < 0:
-            message = f"fit: n_epoch must be a whole number from 0 on, got {n_epoch!r}."
-            raise OptionError(message)
-        if not _is_whole_number(start_epoch) or not 0 <= start_epoch <= n_epoch:
-            raise OptionError(
-                f"fit: start_epoch must be from 0 to n_epoch ({n_epoch}), got "
-                f"{start_epoch!r}."
-            )
-        if self._depth and self.stage == "fit":
-            raise CallboardError(
-                "fit was called inside a fit of the same Learner. Use "
-                "learner.evaluating(stage) around it, or a Learner of its own."
-            )
-
-    @contextmanager
-    def _running(self, stage: str) -> Iterator[None]:
-        """Hold the plugins' references strongly and undo what lasts one fit only."""
-        self.stage = stage
-        self._depth += 1
-        outside, self._switches_before = self._switches_before, []
-        self._note_switches(self._board.members.values())
-        try:
-            for member in self._board.members.values():
-                if self._depth == 1:
-                    member.has_failed = member.has_taken_part = False
-                _hold(member.plugin, self)
-            self._board.forget_plans()
-            yield
-        finally:
-            self._depth -= 1
-            # The earliest note of one that left and joined again comes last.
-            for callback, before in reversed(self._switches_before):
-                callback._set_switches(before)
-            noted = {id(callback) for callback, _ in outside}
-            late = [each for each in self._switches_before if id(each[0]) not in noted]
-            self._switches_before = [*outside, *late] if self._depth else []
-            self._board.forget_plans()
-            if not self._depth:
-                self._come_to_rest()
-
-    def _note_switches(self, members: Iterable[ActivePlugin]) -> None:
-        """Note what is to be put back when the stage that is running is over."""
-        self._switches_before += [
-            (member.plugin, member.plugin._switches_set())
-            for member in members
-            if isinstance(member.plugin, Callback)
-        ]
-
-    def _come_to_rest(self) -> None:
-        """Hold no batch, no graph and no cycle of references between fits."""
-        for member in self._board.members.values():
-            _hold(member.plugin, None)
-        self.plan = Plan()
-        self.dl = None
-        self.xb, self.yb, self.pred, self._loss_grad = (), (), None, None
-        if isinstance(self.loss, Tensor):
-            self.loss = self.loss.detach()
 
     def _note_cancel(self, cancel: CancelException) -> None:
         blamed = self._board.blame(cancel.__traceback__)
@@ -798,8 +574,7 @@ class Learner:
 
     # ---- evaluation -----------------------------------------------------------
 
-    @contextmanager
-    def evaluating(self, stage: str) -> Iterator[Learner]:
+    def evaluating(self, stage: str) -> AbstractContextManager[Learner]:
         """A nested stage that leaves every bit of the loop's state as it was.
 
         Works at any moment, inside a fit and inside a callback. Kept: the loop's
@@ -810,46 +585,7 @@ class Learner:
         Raises:
             OptionError: There is no such stage.
         """
-        if stage not in STAGES:
-            known = ", ".join(STAGES)
-            message = f"there is no stage {stage!r}; stages are {known}."
-            raise OptionError(message + suggestion(stage, STAGES))
-        before = {name: getattr(self, name) for name in LOOP_STATE}
-        record, fit_number = self.record, self._fit_number
-        streams = {key: s.get_state() for key, s in self._streams.items()}
-        modes = [(module, module.training) for module in self.model.modules()]
-        try:
-            held = data.streams_held(self)
-            with (
-                untouched_random_state(),
-                put_back(chain.from_iterable(held.values())),
-                self._running(stage),
-            ):
-                self.results, self.stop_reason = {}, None
-                self.record = RunRecord()
-                self._resume = None
-                self._move_to_device()
-                self._replan()
-                try:
-                    yield self
-                except CancelException as cancel:
-                    raise faults.explained(self, cancel) from cancel
-                except BaseException as error:
-                    faults.explained(self, error)
-                    raise
-        finally:
-            for name, value in before.items():
-                setattr(self, name, value)
-            record.failures += self.record.failures
-            self.record, self._fit_number = record, fit_number
-            for key, stream in self._streams.items():
-                if key in streams:
-                    stream.set_state(streams[key])
-                else:
-                    stream.manual_seed(derive_seed(self.seed, "plugin", key))
-            for module, mode in modes:
-                module.training = mode
-            self._plan_anew()
+        return evaluation.evaluating(self, stage)
 
     def validate(self, dl: Any = None, *, cbs: Callbacks = None) -> dict[str, Any]:
         """Results of the model on validation data, by name: ``{"valid_loss": 0.1}``.
@@ -863,23 +599,7 @@ class Learner:
             OptionError: There is no validation data, or a callback takes no part in
                 validations.
         """
-        if dl is None and self.dls.valid is None:
-            raise OptionError(
-                "validate: the Learner has no validation data; give validate(dl=...)."
-            )
-        before = set(self._board.members.values())
-        with self.added_cbs(cbs), self.evaluating("validate"):
-            for member in self._board.members.values():
-                if member not in before and "validate" not in member.stages:
-                    raise OptionError(
-                        f"validate: {member.label} would do nothing here, its stages "
-                        f"are {member.stages}. Let its class declare "
-                        '`stages = ("fit", "validate")` to take part.'
-                    )
-            mean = _MeanLoss(self._depth)
-            with self.added_cbs(mean):
-                self.run_validation(dl)
-            return {**mean.measured, **self.results}
+        return evaluation.validate(self, dl, cbs)
 
     def run_validation(self, dl: Any = None) -> None:
         """Go through data once without gradients; for use inside ``evaluating``.
@@ -895,14 +615,7 @@ class Learner:
         Raises:
             CallboardError: It is called outside ``evaluating``.
         """
-        if self.stage == "fit":
-            raise CallboardError(
-                "run_validation was called outside an evaluation, whose state nobody "
-                'would put back. Write `with learner.evaluating("validate"):` around '
-                "it, or call learner.validate()."
-            )
-        self._evaluated_dl = dl
-        self.plan.do_validate()
+        evaluation.run_validation(self, dl)
 
     # ---- state ----------------------------------------------------------------
 
@@ -933,95 +646,3 @@ class Learner:
         from callboard.notebook import learner_html
 
         return learner_html(self)
-
-
-class _MeanLoss(Callback):
-    """Averages the loss over the samples of a validation."""
-
-    name = "mean-loss"
-    role = "observe"
-    ranks = "all"
-    stages = ("validate",)
-
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
-        self.total: Tensor | float = 0.0
-        self.num_samples = 0
-        self.measured: dict[str, Any] = {}
-
-    def after_loss(self) -> None:
-        loss = self.learn.loss
-        if loss is not None and self.learn._depth == self.depth:
-            size, _ = self.learn.processes.sizes(self.learn)
-            # MPS has no float64.
-            precision = torch.float32 if loss.device.type == "mps" else torch.float64
-            self.total = self.total + loss.detach().mean(dtype=precision) * size
-            self.num_samples += size
-
-    def after_validate(self) -> None:
-        if self.learn._depth == self.depth:
-            sums = [float(self.total), self.num_samples]
-            total, num_samples = self.learn.processes.sum(sums)
-            if num_samples:
-                self.measured["valid_loss"] = total / num_samples
-
-
-def _as_list(metrics: Any) -> list[Any]:
-    if metrics is None:
-        return []
-    is_many = isinstance(metrics, Sequence) and not isinstance(metrics, str)
-    return list(metrics) if is_many else [metrics]
-
-
-def _single(parts: Any) -> Any:
-    return parts[0] if isinstance(parts, tuple | list) and len(parts) == 1 else parts
-
-
-def _is_whole_number(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
-
-
-def _as_seed(seed: object) -> int:
-    if not _is_whole_number(seed):
-        raise OptionError(f"seed must be a whole number, got {seed!r}.")
-    return int(seed)  # type: ignore[call-overload, no-any-return]
-
-
-def _refuse_meta(model: nn.Module, device: torch.device) -> None:
-    """Refuse weights that have a shape and no value, and cannot be moved."""
-    if device.type == "meta":
-        return
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise OptionError(
-                f"model: {name} is on the meta device, where tensors have no values. "
-                f'Call model.to_empty(device="{device}") and set its weights before '
-                "you train."
-            )
-
-
-def _check_parts(model: object, loss_func: object, opt_func: object) -> None:
-    """Refuse what would only fail in the first batch, and then in other words."""
-    if not isinstance(model, nn.Module):
-        kind = model.__name__ if isinstance(model, type) else type(model).__name__
-        raise OptionError(f"model must be a torch.nn.Module, got {kind}.")
-    if isinstance(loss_func, type) and issubclass(loss_func, nn.Module):
-        name = loss_func.__name__
-        raise OptionError(f"loss_func: {name} is a class; give an instance: {name}().")
-    if loss_func is not None and not callable(loss_func):
-        raise OptionError(f"loss_func must be a function or None, got {loss_func!r}.")
-    if not callable(opt_func):
-        raise OptionError(
-            f"opt_func must make an optimizer, got {type(opt_func).__name__}: give a "
-            "class, as torch.optim.Adam, or functools.partial of one with its options."
-        )
-
-
-def _attach(plugin: object, learner: Learner | None) -> None:
-    if isinstance(plugin, Callback):
-        plugin._attach(learner)
-
-
-def _hold(plugin: object, learner: Learner | None) -> None:
-    if isinstance(plugin, Callback):
-        plugin._hold(learner)

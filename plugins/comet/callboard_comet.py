@@ -7,6 +7,7 @@ Source      fastai's ``CometCallback`` (Apache-2.0), for the names; written anew
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class CometCallback(RunLogger):
         self.offline_directory = offline_directory
         self._given = experiment
         self._experiment: Any = None
+        self._hook_before: Any = None
 
     @property
     def experiment(self) -> Any:
@@ -77,6 +79,7 @@ class CometCallback(RunLogger):
     def _opened(self) -> Any:
         import comet_ml
 
+        self._hook_before = sys.excepthook
         options: dict[str, Any] = {
             # Everything is logged here, under the names and steps that it belongs to.
             "auto_metric_logging": False,
@@ -144,6 +147,9 @@ class CometCallback(RunLogger):
         if outcome == "failed":
             experiment.log_other("outcome", "failed")
         experiment.end()
+        # Comet leaves there what has told it of errors.
+        if str(sys.excepthook.__module__).startswith("comet_ml"):
+            sys.excepthook = self._hook_before
 
 
 def callboard_specimens() -> dict[str, Any]:

@@ -19,255 +19,51 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
-    Sequence,
 )
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
-from operator import length_hint
 from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 import pluggy
 
-from callboard import events, loop
+from callboard import events
 from callboard.activation import ActivePlugin, order_of
 from callboard.errors import HookSignatureError, OrderingError
 from callboard.events import EVENTS, PROJECT
-from callboard.hookimpls import OPTIONS, Call, Hookimpl, hookimpls_of
+from callboard.hookimpls import OPTIONS, Call, Hookimpl
 from callboard.ordering import Order, solve
+from callboard.plan import (
+    Calls,
+    Participants,
+    Plan,
+    Report,
+    first_result_of,
+    run_observers_of,
+    skip,
+    takes_part,
+)
+from callboard.standins import (
+    SPAN_DEFAULTS,
+    LoopsOwn,
+    StandIn,
+    Watch,
+    by_name,
+    guard,
+    owner_of,
+)
 from callboard.watching import (
     THE_LOOP,
     Watcher,
     watched_batches,
-    watched_function,
-    watched_wrapper,
 )
 
 if TYPE_CHECKING:
     from callboard.learner import Learner
 
 Item = TypeVar("Item")
-Report = Callable[[ActivePlugin, str, Exception], None]
-IsOn = Callable[[ActivePlugin], bool]
-# Gives what is called in place of a hookimpl, with the same arguments.
-Watch = Callable[[ActivePlugin, Hookimpl], Callable[..., Any] | None]
-SPAN_DEFAULTS: Mapping[str, Callable[[Learner], None]] = {
-    "do_epoch": loop.epoch,
-    "do_train": loop.train,
-    "do_validate": loop.validate,
-    "do_batch": loop.batch,
-}
-ACTION_DEFAULTS: Mapping[str, Callable[[Learner], Any]] = {
-    "do_predict": loop.predict,
-    "do_loss": loop.compute_loss,
-    "do_backward": loop.backward,
-    "do_step": loop.step,
-    "do_zero_grad": loop.zero_grad,
-}
-
-
-def skip(*given: object) -> None:
-    """Stand in a running plan for a plugin that was just switched off."""
-
-
-class Calls(list[Call]):
-    """The calls of one event, and whose each of them is.
-
-    A list that is being run through outlives the plan that it came from, so it is the
-    list that must know whom to take out when a plugin leaves in mid-event.
-    """
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-    def __init__(self, event: str, stage: str, *, training: bool) -> None:
-        super().__init__()
-        self.event = event
-        self.stage = stage
-        self.training = training
-        self.owners: list[ActivePlugin | None] = []
-
-    def add(self, call: Call, owner: ActivePlugin | None) -> None:
-        """Append a call; the loop's own work has no owner."""
-        self.append(call)
-        self.owners.append(owner)
-
-
-class Plan:
-    """The calls of every event for one stage and phase; names are the events'.
-
-    Events hold lists of calls without arguments. Spans hold one call. Actions hold one
-    call, or None where the loop does its own work.
-    """
-
-    __slots__ = tuple(EVENTS)
-
-    def __init__(self) -> None:
-        for name, event in EVENTS.items():
-            setattr(self, name, [] if event.kind == "event" else None)
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any: ...
-        def __setattr__(self, name: str, value: Any) -> None: ...
-
-
-class Participants:
-    """Who takes part in a stage and phase; it is asked of every plugin only once."""
-
-    def __init__(
-        self, members: Iterable[ActivePlugin], stage: str, *, training: bool
-    ) -> None:
-        in_phase = "run_train" if training else "run_valid"
-        # The loop's own work, which has no owner, is always done.
-        self._outside_batches: set[ActivePlugin | None] = {None}
-        self._in_batches: set[ActivePlugin | None] = {None}
-        for member in members:
-            if _is_in_stage(member, stage):
-                self._outside_batches.add(member)
-                if member.switch(in_phase):
-                    self._in_batches.add(member)
-
-    def at(self, event: str) -> set[ActivePlugin | None]:
-        """Who takes part at an event; None, the loop itself, is one of them."""
-        is_per_batch = EVENTS[event].is_per_batch
-        return self._in_batches if is_per_batch else self._outside_batches
-
-
-class StandIn:
-    """What pluggy sees of one active plugin: its hookimpls and nothing else."""
-
-    def __init__(
-        self,
-        member: ActivePlugin,
-        report: Report,
-        is_on: IsOn,
-        watch: Watch | None = None,
-        watchers: Sequence[Watcher] = (),
-    ) -> None:
-        self.member = member
-        self.is_observer = member.role == "observe"
-        self.hookimpls = {
-            f"{impl.event}__{number}": impl
-            for number, impl in enumerate(hookimpls_of(member.plugin, member.key))
-        }
-        self.by_function: dict[int, Hookimpl] = {}
-        #: Where it is to run first or last, whatever is declared.
-        self.forced_events = {
-            impl.event
-            for impl in self.hookimpls.values()
-            if impl.options["tryfirst"] or impl.options["trylast"]
-        }
-        for name, impl in self.hookimpls.items():
-            impl.watched = None if watch is None else watch(member, impl)
-            if watchers:
-                tell = watched_wrapper if impl.is_wrapper else watched_function
-                impl.watched = tell(watchers, member.key, impl.event, impl.called)
-            function = impl.called
-            if not impl.is_wrapper:
-                function = _unless_off(impl, member, is_on)
-            if self.is_observer:
-                function = _guard(impl, function, member, report)
-            self.__dict__[name] = function
-            self.by_function[id(function)] = impl
-
-    def __dir__(self) -> list[str]:
-        return list(self.hookimpls)
-
-    def __repr__(self) -> str:
-        return f"<hookimpls of {self.member.label}>"
-
-
-class _LoopsOwn:
-    """The loop's own work, as the last hookimpl of every action and span."""
-
-    def __init__(self, watchers: Sequence[Watcher] = ()) -> None:
-        for name, own in {**SPAN_DEFAULTS, **ACTION_DEFAULTS}.items():
-            self.__dict__[name] = watched_function(watchers, THE_LOOP, name, own)
-
-    def __dir__(self) -> list[str]:
-        return [*SPAN_DEFAULTS, *ACTION_DEFAULTS]
-
-    def of(self, name: str) -> Callable[..., Any]:
-        """The loop's own work at an action or span."""
-        own: Callable[..., Any] = self.__dict__[name]
-        return own
-
-
-def _unless_off(
-    impl: Hookimpl, member: ActivePlugin, is_on: IsOn
-) -> Callable[..., Any]:
-    """A hookimpl that pluggy calls in vain once its plugin has left in mid-event."""
-
-    def unless_off(*given: Any) -> Any:
-        return impl.called(*given) if is_on(member) else None
-
-    return _wrapping(unless_off, impl)
-
-
-def _wrapping(function: Any, impl: Hookimpl) -> Callable[..., Any]:
-    # To know what to pass, pluggy 1.6 reads the signature and 1.7 the code; both follow
-    # __wrapped__ to the hookimpl's own.
-    function.__wrapped__ = impl.function
-    typed: Callable[..., Any] = function
-    return typed
-
-
-def _guard(
-    impl: Hookimpl, function: Callable[..., Any], member: ActivePlugin, report: Report
-) -> Callable[..., Any]:
-    """A hookimpl of an observer: an error is reported, what it returns is dropped."""
-
-    def guarded(*given: Any) -> None:
-        try:
-            function(*given)
-        except MemoryError:
-            raise
-        except Exception as error:
-            report(member, impl.event, error)
-
-    def guarded_wrapper(*given: Any) -> Generator[None, Any, Any]:
-        generator = function(*given)
-        try:
-            next(generator)
-        except MemoryError:
-            raise
-        except Exception as error:
-            report(member, impl.event, error)
-            return (yield)
-        try:
-            result = yield
-        except BaseException as leaving:
-            _end_observation(generator.throw, leaving, impl, member, report)
-            raise
-        _end_observation(generator.send, result, impl, member, report)
-        return result
-
-    return _wrapping(guarded_wrapper if impl.is_wrapper else guarded, impl)
-
-
-def _end_observation(
-    resume: Callable[[Any], Any],
-    value: Any,
-    impl: Hookimpl,
-    member: ActivePlugin,
-    report: Report,
-) -> None:
-    try:
-        resume(value)
-    except (StopIteration, MemoryError):
-        return
-    except BaseException as error:
-        if error is value:
-            return
-        if not isinstance(error, Exception):
-            raise
-        report(member, impl.event, error)
-    else:
-        report(member, impl.event, RuntimeError("the wrapper has a second `yield`"))
-    finally:
-        del value  # it may be an error, whose traceback holds this frame: a cycle
 
 
 class Board(pluggy.PluginManager):
@@ -285,7 +81,7 @@ class Board(pluggy.PluginManager):
         self._registered: list[StandIn] = []
         self._is_joining_last = False
         self._call_orders: dict[str, list[tuple[StandIn, Hookimpl]]] = {}
-        self._loops_own = _LoopsOwn()
+        self._loops_own = LoopsOwn()
         self._plans: dict[tuple[str, bool], Plan] = {}
         self._live_calls: WeakSet[Calls] = WeakSet()
         self._code_owners: dict[CodeType, list[tuple[StandIn, Hookimpl]]] | None = None
@@ -299,7 +95,7 @@ class Board(pluggy.PluginManager):
             impl = plugin.hookimpls[name]
             options = {**impl.options, "specname": impl.event}
             return options | {"trylast": True} if self._is_joining_last else options
-        if isinstance(plugin, _LoopsOwn):
+        if isinstance(plugin, LoopsOwn):
             return dict.fromkeys(OPTIONS, False) | {"specname": None, "trylast": True}
         return super().parse_hookimpl_opts(plugin, name)
 
@@ -364,7 +160,7 @@ class Board(pluggy.PluginManager):
         self.unregister(self._loops_own)
         self.watchers = tuple(watchers)
         self._registered, self._stand_ins = [], {}
-        self._loops_own = _LoopsOwn(self.watchers)
+        self._loops_own = LoopsOwn(self.watchers)
         self.register(self._loops_own, THE_LOOP)
         self.set_members(self.members.values())
 
@@ -524,7 +320,7 @@ class Board(pluggy.PluginManager):
                         calls.add(impl.bind(learner), stand_in.member)
                     calls.add(partial(own, learner), None)
                     if not any(s.is_observer for s, _ in chosen):
-                        setattr(plan, name, _first_result(calls))
+                        setattr(plan, name, first_result_of(calls))
             elif event.kind == "span":
                 setattr(plan, name, partial(SPAN_DEFAULTS[name], learner))
         return plan
@@ -557,14 +353,14 @@ class Board(pluggy.PluginManager):
         for stand_in, impl in observers:
             call = impl.called if all_want_it else impl.bind(learner)
             group.add(call, stand_in.member)
-        return _runner(group, self._report, learner if all_want_it else None)
+        return run_observers_of(group, self._report, learner if all_want_it else None)
 
     @contextmanager
     def around_fit(self, learner: Learner) -> Iterator[None]:
         """Run the wrappers of ``do_fit`` around a block, as pluggy runs wrappers."""
         wrappers = []
         for stand_in, impl in self._in_call_order("do_fit"):
-            if _takes_part("do_fit", stand_in.member, learner.stage, training=True):
+            if takes_part("do_fit", stand_in.member, learner.stage, training=True):
                 wrappers.append((stand_in, impl))
         running: list[Generator[None, Any, Any]] = []
         try:
@@ -572,7 +368,7 @@ class Board(pluggy.PluginManager):
                 impl = self._as_watched_now(stand_in, found)
                 function = impl.called
                 if stand_in.is_observer:
-                    function = _guard(impl, function, stand_in.member, self._report)
+                    function = guard(impl, function, stand_in.member, self._report)
                 generator = function(*([learner] if impl.arguments else []))
                 if next(generator, skip) is skip:
                     message = f"{stand_in.member.label}: do_fit did not yield"
@@ -604,7 +400,7 @@ class Board(pluggy.PluginManager):
         """
         codes, blamed = self._codes(), None
         while traceback is not None:
-            blamed = _owner_of(traceback.tb_frame, codes) or blamed
+            blamed = owner_of(traceback.tb_frame, codes) or blamed
             traceback = traceback.tb_next
         return blamed
 
@@ -613,7 +409,7 @@ class Board(pluggy.PluginManager):
         codes = self._codes()
         frame: FrameType | None = inspect.currentframe()
         while frame is not None:
-            found = _owner_of(frame, codes)
+            found = owner_of(frame, codes)
             if found is not None:
                 return found[0]
             frame = frame.f_back
@@ -633,7 +429,7 @@ class Board(pluggy.PluginManager):
     def each(self, event: str) -> Iterator[tuple[ActivePlugin, Callable[..., Any]]]:
         """Every hookimpl of an event outside the loop, to be called one by one."""
         for stand_in, impl in self._in_call_order(event):
-            yield stand_in.member, _by_name(impl)
+            yield stand_in.member, by_name(impl)
 
     def clear(self) -> None:
         """Let go of every plugin: a manager keeps itself alive in a cycle."""
@@ -642,24 +438,6 @@ class Board(pluggy.PluginManager):
         self._registered, self._stand_ins, self.members = [], {}, {}
         self._code_owners = None
         self.forget_plans()
-
-
-def _owner_of(
-    frame: FrameType, codes: Mapping[CodeType, list[tuple[StandIn, Hookimpl]]]
-) -> tuple[ActivePlugin, str] | None:
-    for stand_in, impl in codes.get(frame.f_code, ()):
-        owner = getattr(impl.function, "__self__", None)
-        names = frame.f_code.co_varnames
-        if owner is None or not names or frame.f_locals.get(names[0]) is owner:
-            return stand_in.member, impl.event
-    return None
-
-
-def _by_name(impl: Hookimpl) -> Callable[..., Any]:
-    def call(**offered: Any) -> Any:
-        return impl.called(*(offered[name] for name in impl.arguments))
-
-    return call
 
 
 def _leave(
@@ -677,56 +455,3 @@ def _leave(
         return leaving
     generator.close()
     return RuntimeError("a wrapper of do_fit has a second `yield`")
-
-
-def _first_result(calls: list[Call]) -> Call:
-    def first_result() -> Any:
-        for call in calls:
-            result = call()
-            if result is not None:
-                return result
-        return None
-
-    return first_result
-
-
-def _runner(calls: Calls, report: Report, learner: Learner | None) -> Call:
-    """Call observers; one that raises is reported and the others go on.
-
-    Args:
-        calls: The observers' calls.
-        report: Told of the errors.
-        learner: What each call is given; None where they take nothing.
-    """
-
-    def run_observers() -> None:
-        waiting: Iterator[Callable[..., Any]] = iter(calls)
-        while True:
-            try:
-                # The `try` is around the loop, which so costs what a bare one does; it
-                # goes on behind the call that raised.
-                if learner is None:
-                    for call in waiting:
-                        call()
-                else:
-                    for call in waiting:
-                        call(learner)
-                return
-            except MemoryError:
-                raise
-            except Exception as error:
-                owner = calls.owners[len(calls) - length_hint(waiting) - 1]
-                if owner is not None:
-                    report(owner, calls.event, error)
-
-    return run_observers
-
-
-def _takes_part(
-    event: str, member: ActivePlugin, stage: str, *, training: bool
-) -> bool:
-    return member in Participants([member], stage, training=training).at(event)
-
-
-def _is_in_stage(member: ActivePlugin, stage: str) -> bool:
-    return stage in member.stages and member.switch("run") and not member.has_failed

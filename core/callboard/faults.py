@@ -32,8 +32,8 @@ from callboard.state import Failure
 
 if TYPE_CHECKING:
     from callboard.activation import ActivePlugin
-    from callboard.dispatch import Report
     from callboard.learner import Learner
+    from callboard.plan import Report
 
 
 PLACE = "callboard: in "

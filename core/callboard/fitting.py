@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from callboard import checks, faults, membership, optim, resume
 from callboard.data import num_batches
-from callboard.dispatch import Plan
 from callboard.optim import Rate
+from callboard.plan import Plan
 from callboard.state import RunRecord
 
 if TYPE_CHECKING:

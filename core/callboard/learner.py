@@ -44,9 +44,10 @@ from callboard.callback import Callback
 from callboard.configuration import load_configuration
 from callboard.control import CancelException
 from callboard.data import DataLoaders, as_dataloaders, num_batches
-from callboard.dispatch import Board, Plan
+from callboard.dispatch import Board
 from callboard.keyed import KeyedTwin
 from callboard.optim import Rate, Splitter
+from callboard.plan import Plan
 from callboard.processes import Processes
 from callboard.resume import Resume
 from callboard.state import (

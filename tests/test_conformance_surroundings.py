@@ -100,6 +100,24 @@ def test_what_only_the_first_fit_changes_is_told(callboard_site, monkeypatch):
     ]
 
 
+def test_what_a_client_changes_for_good_is_no_fault_where_it_is_named(
+    callboard_site, monkeypatch
+):
+    monkeypatch.setenv("ODD", "0")
+    odd = install(
+        callboard_site,
+        CALLBACK.format("os.environ['ODD'] = '1'")
+        + """
+def callboard_specimens():
+    from callboard.testing import Specimen
+
+    return {"odd": Specimen(leaves=["the environment"])}
+""",
+    )
+
+    assert check_plugin(odd, one_in=50, counts_cost=False).findings == []
+
+
 def test_of_long_lists_only_what_differs_is_told():
     before = {"running threads": ["thread-N"] * 50}
     after = {"running threads": ["a new one", *before["running threads"], "thread-N"]}

@@ -203,8 +203,13 @@ def main() -> None:
         dist.init_process_group("gloo")
     ours: Fit = lambda num_steps: fit_a_learner(strategy, num_steps)  # noqa: E731
     by_hand: Fit = lambda num_steps: fit_by_hand(strategy, num_steps)  # noqa: E731
-    cost = cost_per_step(ours, few=FEW, many=MANY)
-    cost -= cost_per_step(by_hand, few=FEW, many=MANY)
+    # To start a thread, as the watch for hangs is, takes some calls more or less.
+    costs = [
+        cost_per_step(ours, few=FEW, many=MANY)
+        - cost_per_step(by_hand, few=FEW, many=MANY)
+        for _ in range(3)
+    ]
+    cost = sorted(costs, key=lambda each: each.python_calls)[1]
     pairs = zip(collectives_per_step(ours), collectives_per_step(by_hand), strict=True)
     number, size = (one - other for one, other in pairs)
     found = Cost(

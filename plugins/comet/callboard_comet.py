@@ -7,7 +7,6 @@ Source      fastai's ``CometCallback`` (Apache-2.0), for the names; written anew
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,6 @@ class CometCallback(RunLogger):
         self.offline_directory = offline_directory
         self._given = experiment
         self._experiment: Any = None
-        self._hook_before: Any = None
 
     @property
     def experiment(self) -> Any:
@@ -79,7 +77,6 @@ class CometCallback(RunLogger):
     def _opened(self) -> Any:
         import comet_ml
 
-        self._hook_before = sys.excepthook
         options: dict[str, Any] = {
             # Everything is logged here, under the names and steps that it belongs to.
             "auto_metric_logging": False,
@@ -147,9 +144,6 @@ class CometCallback(RunLogger):
         if outcome == "failed":
             experiment.log_other("outcome", "failed")
         experiment.end()
-        # Comet leaves there what has told it of errors.
-        if str(sys.excepthook.__module__).startswith("comet_ml"):
-            sys.excepthook = self._hook_before
 
 
 def callboard_specimens() -> dict[str, Any]:
@@ -166,6 +160,7 @@ def callboard_specimens() -> dict[str, Any]:
             needs=("comet_ml",),
             is_slow=True,
             ignore=("run_id",),
+            leaves=("sys.excepthook",),
             exempt={"side-by-side": why},
         )
     }

@@ -211,6 +211,10 @@ def callboard_specimens() -> dict[str, Any]:
 
     return {
         "mlflow": Specimen(
-            make=make, needs=("mlflow", "sqlalchemy"), is_slow=True, ignore=("run_id",)
+            make=make,
+            needs=("mlflow", "sqlalchemy"),
+            is_slow=True,
+            ignore=("run_id",),
+            leaves=("the environment",),
         )
     }

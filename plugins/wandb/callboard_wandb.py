@@ -265,5 +265,11 @@ def callboard_specimens() -> dict[str, Any]:
         return WandbCallback(mode="offline")
 
     return {
-        "wandb": Specimen(make=make, needs=("wandb",), is_slow=True, ignore=("run_id",))
+        "wandb": Specimen(
+            make=make,
+            needs=("wandb",),
+            is_slow=True,
+            ignore=("run_id",),
+            leaves=("the environment", "sys.excepthook"),
+        )
     }

@@ -46,6 +46,8 @@ class Specimen:
             only some of the mishaps are tried.
         ignore: Keys in its state that are never the same twice, such as the name of a
             run; times are left out by themselves (``time``, ``seconds``).
+        leaves: What of the process the client of a service changes for good, in the
+            words of the rule ``removable``: ``the environment``, ``sys.excepthook``.
         exempt: Name of a rule -> why the plugin does not keep it. The reason is shown.
     """
 
@@ -56,6 +58,7 @@ class Specimen:
     needs: Sequence[str] = ()
     is_slow: bool = False
     ignore: Sequence[str] = ()
+    leaves: Sequence[str] = ()
     exempt: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

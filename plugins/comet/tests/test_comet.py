@@ -240,14 +240,6 @@ def test_experiment_of_the_user_is_used_and_left_open(tmp_path, comet_ml):
     assert len(metrics(folder, "batch__loss")) == 8
 
 
-def test_the_hook_for_errors_is_put_back(tmp_path):
-    before = sys.excepthook
-
-    learner(tmp_path, CometCallback(offline_directory="comet")).fit(1)
-
-    assert sys.excepthook is before
-
-
 def test_missing_key_is_told_of_and_training_goes_on(tmp_path):
     learn, plain = learner(tmp_path, CometCallback()), learner(tmp_path)
 

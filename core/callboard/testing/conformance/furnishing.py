@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -105,11 +105,13 @@ def _of_process() -> Iterator[tuple[str, Any]]:
     yield "running threads", sorted(re.sub(r"\d+", "N", t.name) for t in threads)
 
 
-def what_was_left(before: Furnishing, after: Furnishing) -> Iterator[str]:
+def what_was_left(
+    before: Furnishing, after: Furnishing, may_change: Collection[str] = ()
+) -> Iterator[str]:
     """What is not as it was, a sentence each."""
     for name in {**before, **after}:
         was, now = before.get(name), after.get(name)
-        if was != now:
+        if was != now and name not in may_change:
             was, now = _where_they_differ(was, now)
             yield f"{name} was {in_words(was)} and is {in_words(now)}."
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from callboard.testing.conformance.furnishing import furnishing_of, what_was_left
+from callboard import Learner
+from callboard.testing.conformance.furnishing import (
+    Furnishing,
+    furnishing_of,
+    what_was_left,
+)
 from callboard.testing.conformance.report import RUNNABLE, rule
 from callboard.testing.conformance.subject import Subject
 from callboard.testing.conformance.watching import (
@@ -112,7 +117,7 @@ def removable(subject: Subject) -> Iterator[str]:
     start, before = copy.deepcopy(learner.state_dict()), furnishing_of(learner)
     if subject.is_method:
         subject.run(learner)
-        yield from _left_by(subject, what_was_left(before, furnishing_of(learner)))
+        yield from _left_by(subject, before, learner)
         return
     if not subject.is_module:
         plugin = subject.instance()
@@ -124,7 +129,7 @@ def removable(subject: Subject) -> Iterator[str]:
         learner.load_state_dict(start)
     with learner.added_cbs(subject.instance()):
         subject.run(learner)
-    left = _left_by(subject, what_was_left(before, furnishing_of(learner)))
+    left = _left_by(subject, before, learner)
     yield from (f"after its fit, {what}" for what in left)
     learner.load_state_dict(start)
     subject.run(learner)
@@ -133,8 +138,10 @@ def removable(subject: Subject) -> Iterator[str]:
         yield f"a run after it was removed is not the plain one: {difference}"
 
 
-def _left_by(subject: Subject, left: Iterable[str]) -> list[str]:
+def _left_by(subject: Subject, before: Furnishing, learner: Learner) -> list[str]:
     """What this run left; and what the first one did, which later ones found so."""
+    may_change = subject.specimen.leaves
+    left = what_was_left(before, furnishing_of(learner), may_change)
     return list(dict.fromkeys([*left, *subject.left_at_first]))[:MANY]
 
 

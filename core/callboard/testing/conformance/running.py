@@ -32,7 +32,9 @@ def ends(subject: Subject) -> Iterator[str]:
     """Train with it; what that leaves is told by the rule ``removable``."""
     learner, before = subject.learner(), surroundings()
     problem = subject.problem_of(lambda: subject.run(learner))
-    subject.left_at_first = list(what_was_left(before, surroundings()))
+    subject.left_at_first = list(
+        what_was_left(before, surroundings(), subject.specimen.leaves)
+    )
     if problem:
         yield problem
     else:

@@ -305,7 +305,8 @@ def _survived(subject: Subject, mishap: Mishap) -> Iterator[str]:
     # A method may well say that it came to nothing.
     may_raise = expected is not None or subject.is_method
     is_expected = is_silent or (may_raise and isinstance(leaving, allowed))
-    left = list(what_was_left(before, furnishing_of(learner)))
+    may_change = subject.specimen.leaves
+    left = list(what_was_left(before, furnishing_of(learner), may_change))
     failure = failures_of(learner)
     if not is_expected:
         what = said(leaving) if leaving else "no error left the fit."

@@ -8,12 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from callboard.errors import OptionError
-
-if TYPE_CHECKING:
-    pass
 
 Value = float | tuple[float, ...]
 Endpoint = float | Sequence[float]

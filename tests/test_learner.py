@@ -591,6 +591,37 @@ def test_a_callback_that_leaves_during_an_event_is_not_called_any_more(
     assert calls == ["three", "three"]
 
 
+@pytest.mark.parametrize("has_wrapper", [False, True])
+@pytest.mark.parametrize("role", ["modify", "observe"])
+def test_a_callback_that_is_back_before_its_turn_is_called(role, has_wrapper):
+    calls = []
+
+    class Counts(Callback):
+        def before_batch(self):
+            calls.append(self.name)
+
+    one, two = (
+        type("C", (Counts,), {"name": name, "role": role, "order": 5})()
+        for name in ("one", "two")
+    )
+
+    class Around(Callback):
+        @hookimpl(wrapper=True)
+        def before_batch(self):
+            return (yield)
+
+    def without(learn):
+        with learn.removed_cbs([one, two]):
+            learn.validate(list(learn.dls.train))
+
+    cbs = [at("before_batch", without), one, two]
+    learner = a_learner(1, 0, cbs=[*cbs, Around()] if has_wrapper else cbs)
+
+    learner.fit(1)
+
+    assert calls == ["one", "two"]
+
+
 def test_a_callback_can_remove_itself():
     class Once(Callback):
         def after_batch(self):

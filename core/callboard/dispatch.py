@@ -265,12 +265,7 @@ class Board(pluggy.PluginManager):
             phase = calls.stage, calls.training
             if phase not in still_in:
                 still_in[phase] = self._participants(*phase)
-            owners = still_in[phase].at(calls.event)
-            if owners.issuperset(calls.owners):
-                continue
-            for index, owner in enumerate(calls.owners):
-                if owner not in owners:
-                    calls[index] = skip
+            calls.leave_to(still_in[phase].at(calls.event))
 
     def _participants(self, stage: str, training: bool) -> Participants:
         return Participants(self.members.values(), stage, training=training)

@@ -24,7 +24,8 @@ class Calls(list[Call]):
     """The calls of one event, and whose each of them is.
 
     A list that is being run through outlives the plan that it came from, so it is the
-    list that must know whom to take out when a plugin leaves in mid-event.
+    list that must know whom to take out when a plugin leaves in mid-event, and to put
+    back where it has joined again before its turn.
     """
 
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -35,11 +36,23 @@ class Calls(list[Call]):
         self.stage = stage
         self.training = training
         self.owners: list[ActivePlugin | None] = []
+        self._own: list[Call] = []
+        self._has_gaps = False
 
     def add(self, call: Call, owner: ActivePlugin | None) -> None:
         """Append a call; the loop's own work has no owner."""
         self.append(call)
+        self._own.append(call)
         self.owners.append(owner)
+
+    def leave_to(self, owners: set[ActivePlugin | None]) -> None:
+        """Leave the calls of these in, and only those."""
+        is_whole = owners.issuperset(self.owners)
+        if is_whole and not self._has_gaps:
+            return
+        for index, owner in enumerate(self.owners):
+            self[index] = self._own[index] if owner in owners else skip
+        self._has_gaps = not is_whole
 
 
 class Plan:

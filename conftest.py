@@ -4,9 +4,15 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 
 # For fixtures of whole modules, which come before those of one test.
 os.environ["CALLBOARD_AUTOLOAD"] = "0"
+
+# The same examples every time, so that a change fails for what it does and not by luck;
+# `nox -s explore` draws others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

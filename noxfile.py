@@ -96,7 +96,7 @@ def trackers(session: nox.Session) -> None:
     session.install(*dependency_group("build"))
     plugins = tracker_plugins()
     session.install(
-        *("--no-build-isolation", *CONSTRAINTS, "pytest>=8.3"),
+        *("--no-build-isolation", *CONSTRAINTS, "hypothesis>=6.100", "pytest>=8.3"),
         *(*dependency_group("trackers"), *editables(with_siblings(plugins))),
     )
     session.run("python", "-m", "pip", "check")
@@ -165,6 +165,19 @@ def distributed(session: nox.Session) -> None:
 def reliability(session: nox.Session, proof: str) -> None:
     """Prove that runs survive; ``nox -s reliability`` runs all, in 15 minutes."""
     run_in_dev(session, "python", "-m", f"reliability.{proof}", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["dev"])
+def explore(session: nox.Session) -> None:
+    """Try the properties on new random examples, 10 rounds; ``-- 100`` that many."""
+    using = sorted(
+        str(path.relative_to(ROOT))
+        for folder in (ROOT / "tests", *(ROOT / "plugins").glob("*/tests"))
+        for path in folder.glob("test_*.py")
+        if "from hypothesis import" in path.read_text(encoding="utf-8")
+    )
+    for _ in range(int(session.posargs[0]) if session.posargs else 10):
+        run_in_dev(session, "pytest", "-q", "--hypothesis-profile=default", *using)
 
 
 @nox.session(venv_backend="none", requires=["dev"])

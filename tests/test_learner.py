@@ -591,9 +591,10 @@ def test_a_callback_that_leaves_during_an_event_is_not_called_any_more(
     assert calls == ["three", "three"]
 
 
+@pytest.mark.parametrize("how", ["remove", "run", "run_train"])
 @pytest.mark.parametrize("has_wrapper", [False, True])
 @pytest.mark.parametrize("role", ["modify", "observe"])
-def test_a_callback_that_is_back_before_its_turn_is_called(role, has_wrapper):
+def test_a_callback_that_is_back_before_its_turn_is_called(role, has_wrapper, how):
     calls = []
 
     class Counts(Callback):
@@ -611,8 +612,16 @@ def test_a_callback_that_is_back_before_its_turn_is_called(role, has_wrapper):
             return (yield)
 
     def without(learn):
-        with learn.removed_cbs([one, two]):
-            learn.validate(list(learn.dls.train))
+        if how == "remove":
+            with learn.removed_cbs([one, two]):
+                learn.validate(list(learn.dls.train))
+            return
+        for leaving in (one, two):
+            setattr(leaving, how, False)
+        learn.validate(list(learn.dls.train))
+        for leaving in (one, two):
+            setattr(leaving, how, True)
+        calls.clear()
 
     cbs = [at("before_batch", without), one, two]
     learner = a_learner(1, 0, cbs=[*cbs, Around()] if has_wrapper else cbs)

@@ -110,7 +110,6 @@ class Score:
     counts: dict[str, int] = field(default_factory=dict)
     is_stopped: bool = False
     failed: bool = False
-    due: list[Guest] = field(default_factory=list)
 
     def fit(self, n_epoch: int) -> None:
         """A whole fit, whatever ends it."""
@@ -169,11 +168,12 @@ class Score:
         self.seen.append(("director", event))
         moment = event, self.counts.get(event, 0)
         self.counts[event] = moment[1] + 1
-        # Who leaves or sleeps while it fires misses it, even who is back in time.
-        self.due = [guest for guest in self.guests if guest.is_on]
+        # Who leaves or sleeps while it fires misses it, unless back before its turn.
+        due = [guest for guest in self.guests if guest.is_on]
         for deed in self.script.get(moment, ()):
             self.do(deed)
-        self.seen += [(guest.name, event) for guest in self.due]
+        still_in = [guest for guest in due if guest in self.guests and guest.is_on]
+        self.seen += [(guest.name, event) for guest in still_in]
 
     def do(self, deed: str) -> None:
         if deed == "stop":
@@ -188,17 +188,13 @@ class Score:
             self.guests.append(Guest(name, was_on=True))
             self.seen.append((name, "after_create"))
         elif deed == "leave" and self.guests:
-            self.misses(self.guests.pop())
+            self.guests.pop()
         elif deed == "sleep" and self.guests:
             self.guests[-1].is_on = False
-            self.misses(self.guests[-1])
         elif deed == "wake" and self.guests:
             self.guests[-1].is_on = self.guests[-1].was_on = True
         elif deed == "validate" and self.num_valid:
             self.validation()
-
-    def misses(self, guest: Guest) -> None:
-        self.due = [each for each in self.due if each is not guest]
 
     def validation(self) -> None:
         """What guests see of an evaluation, in which nothing happens."""

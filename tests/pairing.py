@@ -25,6 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from callboard import Learner, discovery
@@ -405,9 +411,14 @@ def main() -> int:
         if not given.plugins or set(pair) & set(given.plugins)
     ]
     console, outcomes = Console(file=sys.stdout), []
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = get_context("spawn")
-    with ProcessPoolExecutor(given.processes, context, _without_stderr) as pool:
-        for outcome in pool.map(_tried, pairs, chunksize=8):
+    with (
+        Progress(*columns, console=console) as progress,
+        ProcessPoolExecutor(given.processes, context, _without_stderr) as pool,
+    ):
+        of_chunks = pool.map(_tried, pairs, chunksize=8)
+        for outcome in progress.track(of_chunks, total=len(pairs)):
             outcomes.append(outcome)
             for finding in outcome.findings:
                 console.print(f"{outcome}: {finding}", style="red", markup=False)

@@ -1,6 +1,7 @@
 """``callboard plugins list``, ``show`` and ``check``."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -391,14 +392,14 @@ def test_check_finds_every_broken_plugin_and_goes_on(lamps):
     assert line_of(text, "lamp")[0] == "ok"
 
 
-def check_source(shop, source, name="odd", group="callbacks", attribute="Odd"):
+def check_source(shop, source, name="odd", group="callbacks", attribute="Odd", more=()):
     """What ``check`` says about one plugin of this source, which is wrong."""
     shop.install(
         f"shop-{name}",
         **{group: {name: f"shop_{name}:{attribute}"}},
         modules={f"shop_{name}": source},
     )
-    return run("plugins", "check", name, code=1).stdout
+    return run("plugins", "check", name, *more, code=1).stdout
 
 
 CALLBACK = "from callboard import Callback, hookimpl\nclass Odd(Callback):\n"
@@ -485,6 +486,26 @@ def test_check_finds_a_plugin_that_cannot_be_made(shop):
 
     assert "wrong  odd: made" in text
     assert "making it raised ZeroDivisionError" in text
+
+
+def test_check_says_the_same_as_json(lamps):
+    sound = json.loads(run("plugins", "check", "lamp", "--json").stdout)
+    odd = CALLBACK + "    name = 'odd'\n    def after_fit(self): 1 / 0"
+    told = json.loads(check_source(lamps, odd, more=["--json"]))
+
+    [lamp], [wrong] = sound["plugins"], told["plugins"]
+    assert (lamp["name"], lamp["is_good"], sound["num_wrong"]) == ("lamp", True, 0)
+    assert "repeatable" in lamp["trial"]["kept"]
+    assert lamp["trial"]["cost"].keys() >= {"python_calls", "host_reads"}
+    assert (wrong["is_good"], told["num_wrong"]) == (False, 1)
+    assert "ZeroDivisionError" in wrong["trial"]["findings"][0]["happened"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="has no alarms")
+def test_check_does_not_wait_for_an_import_that_never_ends(shop):
+    text = check_source(shop, "import time\ntime.sleep(99)", more=["--timeout", "1"])
+
+    assert "it had not come back after 1 seconds, in <module> (shop_odd.py:2)" in text
 
 
 def test_check_doubts_a_plugin_that_nobody_says_how_to_make(shop):

@@ -1,6 +1,7 @@
 """For every rule of the conformance suite a plugin that breaks it is told so."""
 
 import re
+import signal
 import textwrap
 from pathlib import Path
 
@@ -292,6 +293,40 @@ def test_a_controller_may_set_the_rate_but_not_change_the_batch(findings_of):
     assert "learner.xb" in finding.happened
 
 
+@pytest.mark.parametrize(
+    ("deed", "told"),
+    [
+        ("clear()", '["published"] from 0.25 to nothing.'),
+        ("update(published=0.5, odd=1.0)", '["published"] from 0.25 to 0.5.'),
+        ("update(odd=self.learn.epoch)", None),
+    ],
+)
+def test_an_observer_leaves_what_others_have_published(findings_of, deed, told):
+    source = a_callback(f"""
+        role = "observe"
+        def after_epoch(self):
+            self.learn.results.{deed}
+        """)
+
+    happened = [finding.happened for finding in findings_of("writes", source)]
+
+    assert [told in what for what in happened] == ([True] if told else [])
+
+
+def test_an_observer_that_returns_another_prediction_is_told_so(findings_of):
+    source = a_callback("""
+        role = "observe"
+        @hookimpl(wrapper=True)
+        def do_predict(self):
+            pred = yield
+            return pred * 2
+        """)
+
+    [finding] = findings_of("writes", source)
+
+    assert "do_predict changed the result of the event from float32" in finding.happened
+
+
 def test_what_is_not_plain_and_what_does_not_come_back_is_no_state(findings_of):
     source = a_callback("""
         num_fits = 0
@@ -359,6 +394,32 @@ def test_a_method_is_called_with_two_for_every_whole_number(callboard_site):
     report = check_plugin("odd", one_in=5)
 
     assert report.findings == []
+    assert report.cost is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="has no alarms")
+def test_a_plugin_that_never_comes_back_is_cut_short_and_tried_no_further(
+    callboard_site,
+):
+    source = a_callback("""
+        def after_validate(self):
+            while self.learn.dls.valid is not None:
+                try:
+                    time.sleep(1)
+                except Exception:
+                    pass
+        """)
+    install(callboard_site, "import time\n" + HEAD + source)
+
+    report = check_plugin("odd", timeout=2)
+
+    [finding] = report.findings
+    assert finding.rule == "ends"
+    assert (
+        "it had not come back after 2 seconds, in after_validate (strange_odd.py:"
+        in (finding.happened)
+    )
+    assert "repeatable" in report.untried
     assert report.cost is None
 
 

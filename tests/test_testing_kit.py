@@ -1,5 +1,6 @@
 """``callboard.testing``: tiny Learners, comparisons, events, faults and counts."""
 
+import os
 import signal
 import sys
 
@@ -241,3 +242,29 @@ def test_a_made_up_distribution_counts_as_installed(callboard_site):
     learner: Learner = tiny_learner(cbs="violet")
 
     assert learner.cbs.keys() == ("violet",)
+
+
+@pytest.mark.parametrize(
+    ("switch", "joins"), [(None, False), ("0", False), ("1", True)]
+)
+def test_what_joins_by_being_installed_stays_out_of_a_tiny_learner_unless_asked_for(
+    callboard_site, monkeypatch, switch, joins
+):
+    callboard_site.install(
+        "shop-eager",
+        plugins={"eager": "shop_eager:Eager"},
+        modules={
+            "shop_eager": "from callboard import Callback\n"
+            "class Eager(Callback):\n    name, role = 'eager', 'observe'\n"
+            "    def after_fit(self): ..."
+        },
+    )
+    if switch is None:
+        monkeypatch.delenv("CALLBOARD_AUTOLOAD")
+    else:
+        monkeypatch.setenv("CALLBOARD_AUTOLOAD", switch)
+
+    names = [cb.name for cb in tiny_learner().cbs]
+
+    assert ("eager" in names) is joins
+    assert os.environ.get("CALLBOARD_AUTOLOAD") == switch

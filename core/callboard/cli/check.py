@@ -6,7 +6,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +24,7 @@ from callboard.hookimpls import hookimpls_of
 from callboard.metadata import missing_requirements
 from callboard.options import options_of
 from callboard.status import status_of
+from callboard.testing.limiting import TIMEOUT, TimeoutReachedError, limited
 from callboard.verdicts import remember, remember_failure
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Report:
         doubts: What its author may have meant otherwise.
         summary: What it is, where nothing is wrong.
         breaks_a_rule: Whether it was tried out and broke one.
+        is_stuck: Whether importing or making it has taken too long.
+        trial: What trying it out has shown, where that was done.
     """
 
     plugin: InstalledPlugin
@@ -50,11 +53,39 @@ class Report:
     doubts: list[str] = field(default_factory=list)
     summary: str = ""
     breaks_a_rule: bool = False
+    is_stuck: bool = False
+    trial: Trial | None = None
+
+    @property
+    def is_good(self) -> bool:
+        return not self.faults and not self.breaks_a_rule
+
+    def as_plain(self) -> dict[str, Any]:
+        """What ``--json`` shows of it."""
+        plugin, trial = self.plugin, self.trial
+        plain: dict[str, Any] = {
+            "name": plugin.name,
+            "kind": plugin.kind,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "is_good": self.is_good,
+            "summary": self.summary,
+            "faults": self.faults,
+            "doubts": self.doubts,
+            "trial": None,
+        }
+        if trial is not None:
+            names = ("kept", "exempt", "untried", "notes")
+            plain["trial"] = {name: getattr(trial, name) for name in names} | {
+                "findings": [asdict(finding) for finding in trial.findings],
+                "cost": trial.cost and asdict(trial.cost),
+            }
+        return plain
 
     @property
     def cells(self) -> tuple[str, ...]:
         """What a line of the report shows."""
-        state = "wrong" if self.faults or self.breaks_a_rule else "ok"
+        state = "ok" if self.is_good else "wrong"
         source = f"{self.plugin.distribution} {self.plugin.version}"
         what = "; ".join(self.faults) or self.summary
         return state, self.plugin.name, source, what
@@ -65,7 +96,16 @@ class Report:
 @click.option(
     "--quick", is_flag=True, help="Import and validate NAME only; train nothing."
 )
-def command(name: str | None, quick: bool) -> None:
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="What one rule may take, and the import of one plugin.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def command(name: str | None, quick: bool, timeout: float, as_json: bool) -> None:
     """Import every plugin and validate it, or try out the one named NAME.
 
     Checked are: the import, every hookimpl against its event, the role of what joins by
@@ -80,40 +120,60 @@ def command(name: str | None, quick: bool) -> None:
     \b
     callboard plugins check
     callboard plugins check mixup
+    callboard plugins check mixup --json
     """
     configuration = load_configuration()
     chosen = discovery.installed() if name is None else _named(name)
-    reports = [report_on(plugin, configuration) for plugin in chosen]
-    wrong = list(_faults_together(configuration, reports if name else ()))
+    reports = [report_on(plugin, configuration, timeout) for plugin in chosen]
+    wrong: list[str] = []
+    if not any(report.is_stuck for report in reports):  # they would be waited for again
+        wrong += _faults_together(configuration, reports if name else ())
     doubts = [f"{r.plugin.name}: {doubt}" for r in reports for doubt in r.doubts]
     if name is None:
         wrong += discovery.problems()
         wrong += _enabled_and_absent(configuration)
         doubts += _doubts_about(configuration)
 
-    told: list[str] = []
     for report in reports:
         if name is not None and not quick and not report.faults:
-            trial = _tried(report.plugin)
+            trial = report.trial = _tried(report.plugin, timeout)
             for finding in trial.findings:
                 # Options that must be given are no fault; only nobody can try it then.
                 is_fault = finding.rule != "made" or not _needs_options(report.plugin)
                 (wrong if is_fault else doubts).append(f"{name}: {finding}")
                 report.breaks_a_rule |= is_fault
             doubts += [f"{name}: {note}" for note in trial.notes]
-            told += _in_words(trial)
 
-    click.echo(columns([report.cells for report in reports], sys.stdout))
-    for line in told:
-        click.echo(wrapped(HANG + line, sys.stdout))
-    for fault in wrong:
-        click.echo(wrapped(f"wrong  {fault}", sys.stdout, HANG))
-    for doubt in dict.fromkeys(doubts):
-        click.echo(wrapped(f"doubt  {doubt}", sys.stdout, HANG))
+    doubts = list(dict.fromkeys(doubts))
     num_wrong = sum(bool(report.faults) for report in reports) + len(wrong)
-    click.echo(f"{len(reports)} checked, {num_wrong or 'nothing'} wrong")
+    if as_json:
+        import json
+
+        answer = {
+            "plugins": [report.as_plain() for report in reports],
+            "wrong": wrong,
+            "doubts": doubts,
+            "num_wrong": num_wrong,
+        }
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        _show(reports, wrong, doubts)
+        click.echo(f"{len(reports)} checked, {num_wrong or 'nothing'} wrong")
     if num_wrong:
         sys.exit(1)
+
+
+def _show(
+    reports: Sequence[Report], wrong: Sequence[str], doubts: Sequence[str]
+) -> None:
+    click.echo(columns([report.cells for report in reports], sys.stdout))
+    for report in reports:
+        for line in _in_words(report.trial) if report.trial else ():
+            click.echo(wrapped(HANG + line, sys.stdout))
+    for fault in wrong:
+        click.echo(wrapped(f"wrong  {fault}", sys.stdout, HANG))
+    for doubt in doubts:
+        click.echo(wrapped(f"doubt  {doubt}", sys.stdout, HANG))
 
 
 def _needs_options(plugin: InstalledPlugin) -> bool:
@@ -123,11 +183,11 @@ def _needs_options(plugin: InstalledPlugin) -> bool:
     return is_class and any(option.is_required for option in options_of(loaded))
 
 
-def _tried(plugin: InstalledPlugin) -> Trial:
+def _tried(plugin: InstalledPlugin, timeout: float) -> Trial:
     # Here, since it imports torch, and nothing else in this file does.
     from callboard.testing.conformance import check_plugin
 
-    return check_plugin(plugin)
+    return check_plugin(plugin, timeout=timeout)
 
 
 def _in_words(trial: Trial) -> Iterator[str]:
@@ -147,8 +207,21 @@ def _named(name: str) -> Sequence[InstalledPlugin]:
     return found or [discovery.find(name)]  # raises, and says what is near
 
 
-def report_on(plugin: InstalledPlugin, configuration: Configuration) -> Report:
+def report_on(
+    plugin: InstalledPlugin, configuration: Configuration, timeout: float
+) -> Report:
     report = Report(plugin)
+    try:
+        with limited(timeout):
+            _validate_into(report, configuration)
+    except TimeoutReachedError as error:
+        report.is_stuck = True
+        report.faults.append(f"trying to use it takes too long: {error}")
+    return report
+
+
+def _validate_into(report: Report, configuration: Configuration) -> None:
+    plugin = report.plugin
     status, reason = status_of(plugin, configuration)
     if status == "broken":
         report.faults.append(reason)
@@ -158,6 +231,7 @@ def report_on(plugin: InstalledPlugin, configuration: Configuration) -> Report:
             report.summary = _validate(plugin, configuration)
         except CallboardError as error:
             report.faults.append(getattr(error, "reason", None) or str(error))
+            report.is_stuck = isinstance(error.__cause__, TimeoutReachedError)
             remember_failure(plugin, error)
         else:
             remember(plugin, None)
@@ -166,7 +240,6 @@ def report_on(plugin: InstalledPlugin, configuration: Configuration) -> Report:
             report.doubts += _doubtful_targets(plugin)
     report.doubts += [str(warning.message) for warning in caught]
     report.doubts += _missing_requirements(plugin)
-    return report
 
 
 def _validate(plugin: InstalledPlugin, configuration: Configuration) -> str:

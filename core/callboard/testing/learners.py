@@ -6,7 +6,9 @@ models have normalisation and dropout, so that modes and random numbers matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,7 @@ from callboard.learner import Callbacks, OptFunc
 
 NUM_FEATURES, NUM_CLASSES, NUM_TOKENS, IMAGE_SIZE = 5, 3, 7, 8
 BATCH_SIZE, NUM_TRAIN, NUM_VALID = 4, 10, 6
+AUTOLOAD = "CALLBOARD_AUTOLOAD"
 
 
 class _Mappings(Dataset[dict[str, Tensor]]):
@@ -186,6 +189,10 @@ def tiny_learner(
 ) -> Learner:
     """A Learner that fits in milliseconds; two of one kind and seed train the same.
 
+    It has the callbacks that it is given: what joins by being installed stays out, so
+    that a test says the same on every machine, unless ``CALLBOARD_AUTOLOAD`` says
+    otherwise.
+
     Args:
         kind: ``"classification"``; ``"regression"``; ``"images"``; ``"mapping"``, whose
             batches are dicts; ``"unlabelled"``, whose model works out its own loss and
@@ -213,21 +220,35 @@ def tiny_learner(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = chosen.model()
-    return Learner(
-        DataLoaders(
-            DataLoader(samples, BATCH_SIZE, shuffle=True),
-            DataLoader(valid_samples, BATCH_SIZE) if valid else None,
-        ),
-        model,
-        chosen.loss_func() if chosen.loss_func else None,
-        opt_func,
-        lr,
-        metrics=metrics,
-        cbs=cbs,
-        path=path,
-        device=device,
-        seed=seed,
-    )
+    with _nobody_joins_unasked():
+        return Learner(
+            DataLoaders(
+                DataLoader(samples, BATCH_SIZE, shuffle=True),
+                DataLoader(valid_samples, BATCH_SIZE) if valid else None,
+            ),
+            model,
+            chosen.loss_func() if chosen.loss_func else None,
+            opt_func,
+            lr,
+            metrics=metrics,
+            cbs=cbs,
+            path=path,
+            device=device,
+            seed=seed,
+        )
+
+
+@contextmanager
+def _nobody_joins_unasked() -> Iterator[None]:
+    """Switch automatic plugins off, unless the environment says what to do."""
+    if AUTOLOAD in os.environ:
+        yield
+        return
+    os.environ[AUTOLOAD] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[AUTOLOAD]
 
 
 @cache

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from callboard.testing.limiting import TIMEOUT
+
 if TYPE_CHECKING:
     from callboard.testing.conformance import Report, Rule, Subject
     from callboard.testing.sites import Site
@@ -30,6 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help="test the installed plugin NAME by the rules that every plugin keeps; "
         "may be given several times",
+    )
+    group.addoption(
+        "--callboard-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=TIMEOUT,
+        help=f"what one of these rules may take (default: {TIMEOUT:g})",
     )
 
 
@@ -84,7 +93,10 @@ class PluginSuite(pytest.Collector):
         from callboard.testing.conformance import prepared
 
         self._stack = ExitStack()
-        self.subject: Subject = self._stack.enter_context(prepared(self.installed))
+        timeout: float = self.config.getoption("--callboard-timeout")
+        self.subject: Subject = self._stack.enter_context(
+            prepared(self.installed, timeout=timeout)
+        )
 
     def teardown(self) -> None:
         """Take away the files of all runs."""
@@ -136,7 +148,7 @@ class CostItem(pytest.Item):
 
         suite = self.getparent(PluginSuite)
         assert suite is not None
-        if suite.report.untried:
+        if suite.report.untried or suite.subject.is_stuck:
             pytest.skip("a rule that this one rests on is broken")
         cost = cost_of_a_step(suite.subject)
         if cost is not None:

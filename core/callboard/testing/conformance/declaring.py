@@ -28,7 +28,7 @@ def declared(subject: Subject) -> Iterator[str]:
     from callboard.cli.check import report_on
     from callboard.configuration import Configuration
 
-    report = report_on(subject.installed, Configuration())
+    report = report_on(subject.installed, Configuration(), subject.timeout)
     yield from report.faults
     subject.notes += report.doubts
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from callboard.discovery import InstalledPlugin
 from callboard.testing.conformance.subject import Subject, said
 from callboard.testing.counting import StepCost
+from callboard.testing.limiting import TimeoutReachedError, limited
 
 CALLBACKS = ("plugin", "callback")
 RUNNABLE = (*CALLBACKS, "method")
@@ -37,8 +38,16 @@ class Rule:
     def findings(self, subject: Subject) -> list[Finding]:
         """What is wrong with a plugin by this rule."""
         with subject.undisturbed():
-            happened = list(dict.fromkeys(self._found(subject)))
+            happened = list(dict.fromkeys(self._found_in_time(subject)))
         return [Finding(self.name, self.expected, what, self.mend) for what in happened]
+
+    def _found_in_time(self, subject: Subject) -> Iterator[str]:
+        try:
+            with limited(subject.timeout, subject.code):
+                yield from self._found(subject)
+        except TimeoutReachedError as error:
+            subject.is_stuck = True
+            yield str(error)
 
     def _found(self, subject: Subject) -> Iterator[str]:
         try:

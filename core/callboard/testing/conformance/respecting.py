@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
-from callboard import Learner
+from callboard import Callback, Learner
 from callboard.testing.conformance.furnishing import (
     Furnishing,
     furnishing_of,
@@ -32,8 +32,8 @@ MANY = 3
 
 @rule(
     "writes",
-    expected="it writes what its role allows: an observer nothing but "
-    "learner.results, a controller hyper-parameters, stops and cancels besides.",
+    expected="it writes what its role allows: an observer nothing but results of its "
+    "own in learner.results, a controller hyper-parameters, stops and cancels besides.",
     mend='declare role = "modify" where it is meant to change training, and offer it '
     "in the group callboard.callbacks; else work on copies: loss.detach().clone().",
 )
@@ -67,8 +67,18 @@ def draws(subject: Subject) -> Iterator[str]:
             )
 
 
+class Publisher(Callback):
+    """Publishes a result at the start of every epoch, which others must leave alone."""
+
+    name = "publisher"
+    role = "observe"
+
+    def before_epoch(self) -> None:
+        self.learn.results["published"] = 0.25
+
+
 def _changes(subject: Subject) -> list[Change]:
-    learner = subject.learner(with_it=False)
+    learner = subject.learner(Publisher(), with_it=False)
     watcher = Watcher(learner)
     learner.add_cb(subject.instance())
     subject.run(learner)

@@ -27,6 +27,7 @@ from callboard.faults import PLACE
 from callboard.options import Option, options_of, parameters_of
 from callboard.testing.comparing import MEASURED, differences
 from callboard.testing.learners import tiny_learner
+from callboard.testing.limiting import TIMEOUT, folder_of
 from callboard.testing.specimens import HOOK, Specimen, specimen_of
 
 Moment = TypeVar("Moment")
@@ -45,6 +46,8 @@ class Subject:
         installed: Its entry point.
         folder: Where everything that is tried puts its files.
         one_in: Of so many mishaps and checkpoints one is tried; 1 for all.
+        timeout: Seconds that a rule may take.
+        is_stuck: Whether it took longer, so that no further rule is tried.
         notes: What rules have noticed and do not call wrong.
         left_at_first: What its first fit left that was not so before, in words.
         spare: A Learner that is where it started, its state then, and what it found.
@@ -53,6 +56,8 @@ class Subject:
     installed: InstalledPlugin
     folder: Path
     one_in: int = 1
+    timeout: float = TIMEOUT
+    is_stuck: bool = False
     notes: list[str] = field(default_factory=list)
     left_at_first: list[str] = field(default_factory=list)
     spare: tuple[Learner, Mapping[str, Any], dict[str, Any]] | None = None
@@ -71,6 +76,14 @@ class Subject:
     def missing(self) -> list[str]:
         """What it needs to be tried and is not installed."""
         return [name for name in self.specimen.needs if find_spec(name) is None]
+
+    @cached_property
+    def code(self) -> str | None:
+        """The file or folder with its code, where it can be imported."""
+        try:
+            return folder_of(self.installed.load())
+        except CallboardError:
+            return None
 
     @cached_property
     def member(self) -> ActivePlugin:
@@ -273,18 +286,21 @@ class Subject:
 
 
 @contextmanager
-def prepared(installed: InstalledPlugin, one_in: int = 1) -> Iterator[Subject]:
+def prepared(
+    installed: InstalledPlugin, one_in: int = 1, timeout: float = TIMEOUT
+) -> Iterator[Subject]:
     """A plugin to try out, in a folder that is removed in the end.
 
     Args:
         installed: Its entry point.
         one_in: Of so many mishaps one is tried.
+        timeout: Seconds that a rule may take.
     """
     with tempfile.TemporaryDirectory(
         prefix="callboard-", ignore_cleanup_errors=True
     ) as folder:
         # Resolved, since a plugin may resolve its own paths and keep them in its state.
-        yield Subject(installed, Path(folder).resolve(), one_in)
+        yield Subject(installed, Path(folder).resolve(), one_in, timeout)
 
 
 def failures_of(learner: Learner) -> str | None:

@@ -18,6 +18,7 @@ from callboard.testing.conformance.declaring import declared
 from callboard.testing.conformance.report import CALLBACKS, Finding, Report, Rule
 from callboard.testing.conformance.subject import Subject, prepared
 from callboard.testing.counting import StepCost, cost_of_a_fit
+from callboard.testing.limiting import TIMEOUT
 
 #: Every rule, in the order in which they are tried.
 RULES: tuple[Rule, ...] = (
@@ -32,7 +33,11 @@ FEW_READS = 0.05
 
 
 def check_plugin(
-    name: str | InstalledPlugin, *kinds: str, one_in: int = 1, counts_cost: bool = True
+    name: str | InstalledPlugin,
+    *kinds: str,
+    one_in: int = 1,
+    counts_cost: bool = True,
+    timeout: float = TIMEOUT,
 ) -> Report:
     """Try an installed plugin out against every rule that concerns it.
 
@@ -42,14 +47,16 @@ def check_plugin(
             ``method``, ``command`` or ``adapter``. Default: whichever there is.
         one_in: Of so many ways to be cut short one is tried; 1 for all.
         counts_cost: Whether to count what a step costs more because of it.
+        timeout: Seconds that a rule may take; what takes longer, as where a plugin
+            waits forever, is cut short and told, on POSIX systems.
 
     Raises:
         UnknownPluginError, DoubledPluginError: There is none, or more than one.
     """
     installed = discovery.find(name, *kinds) if isinstance(name, str) else name
-    with prepared(installed, one_in) as subject:
+    with prepared(installed, one_in, timeout) as subject:
         report = _checked(subject)
-        if counts_cost and not report.untried:
+        if counts_cost and not report.untried and not subject.is_stuck:
             report.cost = cost_of_a_step(subject)
     report.notes += _doubts(report.cost)
     return report
@@ -96,10 +103,15 @@ def _doubts(cost: StepCost | None) -> Iterator[str]:
 def tried(rule: Rule, subject: Subject, report: Report) -> list[Finding]:
     """Try one rule out and enter into the report what came of it.
 
-    A rule is not tried where one that it rests on is broken.
+    A rule is not tried where one that it rests on is broken, and none once the plugin
+    did not come back.
     """
     is_basis_broken = any(rule_named(f.rule).is_basic for f in report.findings)
-    if is_basis_broken or (rule is not declared and subject.missing):
+    if (
+        subject.is_stuck
+        or is_basis_broken
+        or (rule is not declared and subject.missing)
+    ):
         report.untried.append(rule.name)
         return []
     # Before it can be imported, nobody knows what it is exempt from.

@@ -18,8 +18,9 @@ from callboard.activation import ActivePlugin
 from callboard.hookimpls import Hookimpl
 
 Seen = dict[str, Any]
-# What the loop keeps for itself, or what plugins of every role may write.
+# What the loop keeps for itself; of the results, only what others have published there.
 NOT_WATCHED = ("results", "plan", "record", "pct_train")
+RESULT = "learner.results"
 HYPER, GLOBAL_STREAM, OWN_STREAM = "opt.param_groups", "stream of", "plugin stream of"
 
 
@@ -48,6 +49,7 @@ class Watcher:
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
         self.changes: list[Change] = []
+        self._published: set[str] = set()
         learner._board.watch = self._around
 
     def _around(self, member: ActivePlugin, impl: Hookimpl) -> Callable[..., Any]:
@@ -59,6 +61,7 @@ class Watcher:
             generator = impl.function(*given)
             with self._watching(impl.event):
                 first = next(generator)
+            result = None
             try:
                 result = yield first
             except BaseException as error:
@@ -69,6 +72,7 @@ class Watcher:
                 try:
                     go_on()
                 except StopIteration as end:
+                    self._has_returned(impl.event, result, end.value)
                     return end.value
             raise RuntimeError(f"{impl.event} has a second `yield`")
 
@@ -84,8 +88,24 @@ class Watcher:
             self.changes += [
                 Change(event, name, in_words(before.get(name)), in_words(value))
                 for name, value in after.items()
-                if not is_same(before.get(name), value)
+                if name != RESULT and not is_same(before.get(name), value)
             ]
+            self.changes += self._of_results(event, before, after)
+
+    def _of_results(self, event: str, before: Seen, after: Seen) -> Iterator[Change]:
+        """What became of results that somebody else had published."""
+        then, now = before[RESULT], after[RESULT]
+        self._published |= now.keys() - then.keys()
+        for key in then.keys() - self._published:
+            if key not in now or not is_same(then[key], now[key]):
+                became = in_words(now[key]) if key in now else "nothing"
+                yield Change(event, f'{RESULT}["{key}"]', in_words(then[key]), became)
+
+    def _has_returned(self, event: str, given: Any, returned: Any) -> None:
+        """Look at what a wrapper made of the result that it was given."""
+        if returned is not None and returned is not given:
+            words = in_words(_token(given)), in_words(_token(returned))
+            self.changes.append(Change(event, "the result of the event", *words))
 
 
 def seen(learner: Learner) -> Seen:
@@ -105,6 +125,7 @@ def _attributes(learner: Learner) -> Iterator[tuple[str, Any]]:
     loss_grad = learner._loss_grad
     loss = learner.loss if loss_grad is None else loss_grad
     yield "learner.loss_grad", _token(loss)
+    yield RESULT, {key: _token(value) for key, value in learner.results.items()}
     dls = learner.dls
     yield "learner.dls", [Same(loader) for loader in (dls, *dls)]
 

@@ -1,5 +1,6 @@
 """For every rule of the conformance suite a plugin that breaks it is told so."""
 
+import os
 import re
 import signal
 import textwrap
@@ -9,7 +10,8 @@ import pytest
 
 from callboard import discovery
 from callboard.testing import RULES, Specimen, check_plugin
-from callboard.testing.conformance import prepared
+from callboard.testing.conformance import imports, prepared
+from callboard.testing.conformance.imports import SCRIPT
 from callboard.testing.conformance.suite import rule_named
 
 HEAD = """\
@@ -411,16 +413,45 @@ def test_a_plugin_that_never_comes_back_is_cut_short_and_tried_no_further(
         """)
     install(callboard_site, "import time\n" + HEAD + source)
 
-    report = check_plugin("odd", timeout=2)
+    report = check_plugin("odd", timeout=5)
 
     [finding] = report.findings
     assert finding.rule == "ends"
     assert (
-        "it had not come back after 2 seconds, in after_validate (strange_odd.py:"
+        "it had not come back after 5 seconds, in after_validate (strange_odd.py:"
         in (finding.happened)
     )
     assert "repeatable" in report.untried
     assert report.cost is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="has no alarms")
+def test_an_import_that_never_ends_in_another_process_is_cut_short(callboard_site):
+    # Where it is checked it has been imported, and so nothing hangs.
+    waits = f"import os, time\nif os.getpid() != {os.getpid()}: time.sleep(99)\n"
+    install(callboard_site, waits + CALLBACK)
+
+    report = check_plugin("odd", timeout=5)
+
+    [finding] = report.findings
+    assert finding.rule == "imports"
+    assert finding.happened == (
+        "importing strange_odd in a process of its own had not come back after 5 "
+        "seconds."
+    )
+    assert "ends" in report.untried
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="has no alarms")
+def test_the_start_of_a_process_does_not_count_as_an_import(
+    callboard_site, monkeypatch
+):
+    install(callboard_site, CALLBACK)
+    monkeypatch.setattr(imports, "SCRIPT", "import time\ntime.sleep(6)\n" + SCRIPT)
+
+    report = check_plugin("odd", timeout=5, one_in=50, counts_cost=False)
+
+    assert "imports" in report.kept
 
 
 def test_where_a_basic_rule_is_broken_the_others_are_not_tried(callboard_site):

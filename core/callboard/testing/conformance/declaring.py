@@ -39,11 +39,19 @@ def declared(subject: Subject) -> Iterator[str]:
     "imported, and what it does is done, where it is used.",
     mend="move what the message names into the function that needs it.",
     kinds=EVERY_KIND,
+    is_limited=False,
 )
 def imports(subject: Subject) -> Iterator[str]:
     """Import it in a process of its own, and look at what that did."""
     module = subject.installed.module
-    imported = imports_of([module])[module]
+    imported = imports_of([module], subject.timeout)[module]
+    if imported.seconds is None:
+        subject.is_stuck = True
+        yield (
+            f"importing {module} in a process of its own had not come back after "
+            f"{subject.timeout:g} seconds."
+        )
+        return
     for package, count in heavy_packages(imported.brought, module).items():
         yield f"importing {module} imported {count} modules of {package}."
     for change in imported.changes:

@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from callboard.testing.limiting import TIMEOUT
+
 # More modules of one package than that, and importing it takes a good part of a second:
 # matplotlib brings 94, sklearn.metrics 490 of scipy; safetensors 3, filelock 8.
 HEAVY = 30
 SCRIPT = """\
-import importlib, json, os, sys, time
+import importlib, json, os, signal, sys, time
 
-paths, modules = json.load(sys.stdin)
+paths, modules, limit = json.load(sys.stdin)
 sys.path[:] = paths
 import torch, callboard.learner
 from callboard.testing.conformance.furnishing import surroundings, what_was_left
@@ -47,9 +49,12 @@ for module in modules:
         continue
     child = os.fork()
     if not child:
+        signal.setitimer(signal.ITIMER_REAL, limit)
         show(module)
         os._exit(0)
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+        print(json.dumps([module, [], [], None]), flush=True)
 """
 
 
@@ -79,34 +84,41 @@ class Imported:
     Attributes:
         brought: Modules that came along, besides torch and the core.
         changes: What of the process or of torch is not as it was before, in words.
-        seconds: How long it took.
+        seconds: How long it took; None where it did not come back in time.
     """
 
     brought: Sequence[str] = ()
     changes: Sequence[str] = ()
-    seconds: float = 0.0
+    seconds: float | None = 0.0
 
 
 _known: dict[tuple[str, str], Imported] = {}
 
 
-def imports_of(modules: Sequence[str]) -> Mapping[str, Imported]:
+def imports_of(
+    modules: Sequence[str], timeout: float = TIMEOUT
+) -> Mapping[str, Imported]:
     """Every module -> what importing it does.
 
     One process starts for all that nobody asked about before, since importing torch
     takes a second; where that can be done, each is imported in a copy of that process.
+
+    Args:
+        modules: Their names.
+        timeout: Seconds that importing one of them may take, where processes can be
+            copied; the start of the process is not among them.
     """
     path = os.pathsep.join(sys.path)
     unknown = [module for module in modules if (path, module) not in _known]
     if unknown:
-        told = _ask(unknown)
+        told = _ask(unknown, timeout)
         nothing = Imported()
         _known.update({(path, module): told.get(module, nothing) for module in unknown})
     return {module: _known[path, module] for module in modules}
 
 
-def _ask(modules: Sequence[str]) -> Mapping[str, Imported]:
-    asked = json.dumps([sys.path, modules])
+def _ask(modules: Sequence[str], timeout: float) -> Mapping[str, Imported]:
+    asked = json.dumps([sys.path, modules, timeout])
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
         input=asked,

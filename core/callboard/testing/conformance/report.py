@@ -26,6 +26,8 @@ class Rule:
         kinds: Whom it concerns.
         check: Tries a plugin out; gives a sentence for everything that went wrong.
         is_basic: Whether nothing further can be tried where it is broken.
+        is_limited: Whether it is cut short after ``Subject.timeout``. One that waits
+            for a process limits what the plugin does there, not the process's start.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Rule:
     kinds: tuple[str, ...]
     check: Callable[[Subject], Iterator[str]]
     is_basic: bool = False
+    is_limited: bool = True
 
     def findings(self, subject: Subject) -> list[Finding]:
         """What is wrong with a plugin by this rule."""
@@ -42,6 +45,9 @@ class Rule:
         return [Finding(self.name, self.expected, what, self.mend) for what in happened]
 
     def _found_in_time(self, subject: Subject) -> Iterator[str]:
+        if not self.is_limited:
+            yield from self._found(subject)
+            return
         try:
             with limited(subject.timeout, subject.code):
                 yield from self._found(subject)
@@ -70,11 +76,12 @@ def rule(
     mend: str,
     kinds: tuple[str, ...] = CALLBACKS,
     is_basic: bool = False,
+    is_limited: bool = True,
 ) -> Callable[[Check], Rule]:
     """Make a rule of a function that tries a plugin out."""
 
     def made(check: Check) -> Rule:
-        return Rule(name, expected, mend, kinds, check, is_basic)
+        return Rule(name, expected, mend, kinds, check, is_basic, is_limited)
 
     return made
 

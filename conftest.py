@@ -1,6 +1,7 @@
 """What every test of the repository gets, the plugins' own included."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -8,6 +9,10 @@ from hypothesis import settings
 
 # For fixtures of whole modules, which come before those of one test.
 os.environ["CALLBOARD_AUTOLOAD"] = "0"
+
+# What a shell starts in the background ignores Ctrl-C, and so would what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time, so that a change fails for what it does and not by luck;
 # `nox -s explore` draws others.

@@ -117,7 +117,7 @@ class FastaiAdapter(Adapter):
 
     def before_fit(self) -> None:
         """A fit begins."""
-        _front(self.learn)._is_in_fit = True
+        _front(self.learn)._begin_fit()
         self.deliver("before_fit")
 
     def before_epoch(self) -> None:

@@ -24,7 +24,7 @@ ROOT = "callboard_fastai"
 #: Module of this package -> the names that it defines for others.
 HOMES = {
     "callback.core": """
-        Callback TrainEvalCallback _events _inner_loop event
+        Callback TrainEvalCallback _events _inner_loop _loop event
     """,
     "learner": "Learner defaults load_learner",
     "measuring": """
@@ -62,7 +62,9 @@ HOMES = {
         accuracy_multi error_rate mae mse msle perplexity rmse skm_to_fastai
         top_k_accuracy
     """,
-    "optimizer": "Adam OptimWrapper Optimizer RAdam RMSProp SGD",
+    "optimizer": """
+        Adam Lamb Larc Lookahead OptimWrapper Optimizer QHAdam RAdam RMSProp SGD ranger
+    """,
     "views": "pytorch_hp_map",
     "data.load": "DataLoader DataLoaders TfmdDL",
     "imports": "one_is_instance string_classes",

@@ -7,12 +7,13 @@ put before a Learner of Callboard's with ``Learner.before``.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
+from functools import partial, update_wrapper
 from pathlib import Path
 from threading import Lock
 from types import FunctionType, MethodType, SimpleNamespace
@@ -42,6 +43,7 @@ from callboard_fastai.optimizer import Adam
 from callboard_fastai.recording import FIT_STAGES, LoopRecorder, Recorder
 from callboard_fastai.torch_core import (
     default_device,
+    norm_bias_params,
     tensor,
     to_detach,
     to_device,
@@ -83,9 +85,10 @@ class Learner(metaclass=Mentioning):
         path: Where callbacks put files. Default: that of the data.
         model_dir: The folder for models in it.
         wd: Weight decay of every fit.
-        wd_bn_bias: There for fastai's signature.
+        wd_bn_bias: Whether biases and normalisation layers decay too, by the optimizers
+            of ``callboard_fastai.optimizer``; by torch's own they always do.
         train_bn: Whether normalisation layers keep training when frozen.
-        moms: Momentum for ``fit_one_cycle``.
+        moms: Momentum for ``fit_one_cycle`` and what is made of it.
         default_cbs: Whether automatic plugins of Callboard take part.
 
     Attributes:
@@ -107,6 +110,7 @@ class Learner(metaclass=Mentioning):
     _views: DataLoadersView | None
     _metrics: dict[int, Any]
     _kept: NativeLearner | None
+    _wd_of_run: Any
     logger: Callable[[Any], object]
     create_mbar: bool
     model_dir: str | Path
@@ -192,6 +196,7 @@ class Learner(metaclass=Mentioning):
             _names=((), {}),
             _views=None,
             _metrics={},
+            _wd_of_run=None,
             logger=log_row,
             create_mbar=True,
             model_dir="models",
@@ -204,7 +209,8 @@ class Learner(metaclass=Mentioning):
 
     def __getstate__(self) -> dict[str, Any]:
         # What a copy needs is found again when its callbacks join it.
-        return {"_kept": self._kept, "model_dir": self.model_dir, "wd": self.wd}
+        names = ("_kept", "model_dir", "wd", "wd_bn_bias")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         native = state["_kept"]
@@ -231,7 +237,8 @@ class Learner(metaclass=Mentioning):
         if callback is not None:
             return callback
         if not name.startswith("_") and _is_method(name):
-            return getattr(native, name)
+            method = getattr(native, name)
+            return update_wrapper(partial(self._call_method, method), method)
         patched = _patched_onto_fastai(name)
         if patched is not None:
             return MethodType(patched, self)
@@ -510,23 +517,46 @@ class Learner(metaclass=Mentioning):
         start_epoch: int = 0,
     ) -> None:
         """Train for ``n_epoch`` epochs."""
-        native = self.callboard
-        wd = self.wd if wd is None else wd
-        if wd is not None:
-            if reset_opt or native.opt is None:
-                native.create_opt()
-            optim.set_hyper(native.opt, "wd", wd)
-        native.fit(
-            n_epoch,
-            lr,
-            cbs=L(cbs),
-            start_epoch=start_epoch,
-            reset_opt=reset_opt and wd is None,
-        )
+        self._wd_of_run = wd
+        try:
+            self.callboard.fit(
+                n_epoch, lr, cbs=L(cbs), start_epoch=start_epoch, reset_opt=reset_opt
+            )
+        finally:
+            self._wd_of_run = None
+
+    def _call_method(
+        self, method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Call a method that a plugin adds, with weight decay and momenta as here."""
+        signature = inspect.signature(method)
+        if "moms" in signature.parameters and kwargs.get("moms") is None:
+            is_given = "moms" in signature.bind_partial(*args).arguments
+            kwargs |= {} if is_given else {"moms": self.moms}
+        self._wd_of_run = signature.bind_partial(*args, **kwargs).arguments.get("wd")
+        try:
+            return method(*args, **kwargs)
+        finally:
+            self._wd_of_run = None
 
     def create_opt(self) -> None:
         """Make the optimizer anew."""
         self.callboard.create_opt()
+        self._spare_from_decay()
+
+    def _begin_fit(self) -> None:
+        native = self.callboard
+        if not self._is_in_fit and native.stage in FIT_STAGES:
+            self._spare_from_decay()
+            wd = self.wd if self._wd_of_run is None else self._wd_of_run
+            if wd is not None:
+                optim.set_hyper(native.opt, "wd", wd)
+        self._is_in_fit = True
+
+    def _spare_from_decay(self) -> None:
+        opt = self.callboard.opt
+        if hasattr(opt, "spared"):
+            opt.spared = () if self.wd_bn_bias else norm_bias_params(self.model)
 
     def freeze_to(self, n: int) -> None:
         """Train the parameter groups from number ``n`` on."""

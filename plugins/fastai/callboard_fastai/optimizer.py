@@ -12,6 +12,16 @@ import torch
 from torch import nn
 
 from callboard_fastai.exports import exporting
+from callboard_fastai.stepping import (
+    LayerwiseAdam,
+    LayerwiseSGD,
+    Lookahead,
+    MomentumSGD,
+    QuasiHyperbolicAdam,
+    RectifiedAdam,
+    ScaledSGD,
+    Sparing,
+)
 from callboard_fastai.views import OptimizerView
 
 Optimizer = OptimizerView
@@ -29,30 +39,24 @@ def _groups(params: Any) -> list[dict[str, Any]] | list[nn.Parameter]:
     return parts
 
 
-class _DecoupledSGD(torch.optim.SGD):
-    """SGD whose weight decay shrinks weights and leaves gradients alone."""
+class _AdamW(Sparing, torch.optim.AdamW):
+    """Adam whose weight decay shrinks weights and leaves gradients alone."""
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        decays = [group["weight_decay"] for group in self.param_groups]
-        for group, decay in zip(self.param_groups, decays, strict=True):
-            group["weight_decay"] = 0
-            for p in group["params"]:
-                if p.grad is not None and decay:
-                    p.mul_(1 - group["lr"] * decay)
-        try:
-            return super().step(closure)
-        finally:
-            for group, decay in zip(self.param_groups, decays, strict=True):
-                group["weight_decay"] = decay
+
+class _Adam(Sparing, torch.optim.Adam):
+    """Adam whose weight decay goes into the gradients."""
 
 
 def SGD(
     params: Any, lr: Any, mom: float = 0.0, wd: float = 0.0, decouple_wd: bool = True
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with momentum."""
-    cls = _DecoupledSGD if decouple_wd else torch.optim.SGD
-    return cls(_groups(params), lr=lr, momentum=mom, weight_decay=wd)
+    """Stochastic gradient descent.
+
+    As in fastai, one that is made without momentum has none, whatever a schedule sets.
+    """
+    return MomentumSGD(
+        _groups(params), lr=lr, mom=mom, wd=wd, decoupled_weight_decay=decouple_wd
+    )
 
 
 def RMSProp(
@@ -62,10 +66,18 @@ def RMSProp(
     sqr_mom: float = 0.99,
     eps: float = 1e-8,
     wd: float = 0.0,
+    decouple_wd: bool = True,
 ) -> torch.optim.Optimizer:
-    """RMSProp; weight decay goes into the gradients."""
-    return torch.optim.RMSprop(
-        _groups(params), lr=lr, momentum=mom, alpha=sqr_mom, eps=eps, weight_decay=wd
+    """RMSProp; momentum is that of the gradients."""
+    return ScaledSGD(
+        _groups(params),
+        lr=lr,
+        momentum=mom,
+        alpha=sqr_mom,
+        eps=eps,
+        weight_decay=wd,
+        has_momentum=mom != 0,
+        decoupled_weight_decay=decouple_wd,
     )
 
 
@@ -79,7 +91,7 @@ def Adam(
     decouple_wd: bool = True,
 ) -> torch.optim.Optimizer:
     """Adam, by default with decoupled weight decay, which is AdamW."""
-    cls: Any = torch.optim.AdamW if decouple_wd else torch.optim.Adam
+    cls: Any = _AdamW if decouple_wd else _Adam
     made: torch.optim.Optimizer = cls(
         _groups(params), lr=lr, betas=(mom, sqr_mom), eps=eps, weight_decay=wd
     )
@@ -93,10 +105,80 @@ def RAdam(
     sqr_mom: float = 0.99,
     eps: float = 1e-5,
     wd: float = 0.0,
+    beta: float = 0.0,
     decouple_wd: bool = True,
 ) -> torch.optim.Optimizer:
-    """Rectified Adam."""
-    return torch.optim.RAdam(
+    """Rectified Adam (arXiv:1908.03265); with ``beta`` SAdam (arXiv:1908.00700)."""
+    return RectifiedAdam(
+        _groups(params),
+        lr=lr,
+        betas=(mom, sqr_mom),
+        eps=eps,
+        beta=beta,
+        weight_decay=wd,
+        decoupled_weight_decay=decouple_wd,
+    )
+
+
+def QHAdam(
+    params: Any,
+    lr: Any,
+    mom: float = 0.999,
+    sqr_mom: float = 0.999,
+    nu_1: float = 0.7,
+    nu_2: float = 1.0,
+    eps: float = 1e-8,
+    wd: float = 0.0,
+    decouple_wd: bool = True,
+) -> torch.optim.Optimizer:
+    """Quasi-hyperbolic Adam (arXiv:1810.06801)."""
+    return QuasiHyperbolicAdam(
+        _groups(params),
+        lr=lr,
+        betas=(mom, sqr_mom),
+        nu_1=nu_1,
+        nu_2=nu_2,
+        eps=eps,
+        weight_decay=wd,
+        decoupled_weight_decay=decouple_wd,
+    )
+
+
+def Larc(
+    params: Any,
+    lr: Any,
+    mom: float = 0.9,
+    clip: bool = True,
+    trust_coeff: float = 0.02,
+    eps: float = 1e-8,
+    wd: float = 0.0,
+    decouple_wd: bool = True,
+) -> torch.optim.Optimizer:
+    """A rate for every layer (LARS, arXiv:1708.03888); at most ``lr`` with ``clip``."""
+    return LayerwiseSGD(
+        _groups(params),
+        lr=lr,
+        momentum=mom,
+        clip=clip,
+        trust_coeff=trust_coeff,
+        eps=eps,
+        weight_decay=wd,
+        has_momentum=mom != 0,
+        decoupled_weight_decay=decouple_wd,
+    )
+
+
+def Lamb(
+    params: Any,
+    lr: Any,
+    mom: float = 0.9,
+    sqr_mom: float = 0.99,
+    eps: float = 1e-5,
+    wd: float = 0.0,
+    decouple_wd: bool = True,
+) -> torch.optim.Optimizer:
+    """Adam with a rate for every layer (arXiv:1904.00962)."""
+    return LayerwiseAdam(
         _groups(params),
         lr=lr,
         betas=(mom, sqr_mom),
@@ -104,6 +186,21 @@ def RAdam(
         weight_decay=wd,
         decoupled_weight_decay=decouple_wd,
     )
+
+
+def ranger(
+    params: Any,
+    lr: Any,
+    mom: float = 0.95,
+    wd: float = 0.01,
+    eps: float = 1e-6,
+    k: int = 6,
+    alpha: float = 0.5,
+    **kwargs: Any,
+) -> Lookahead:
+    """RAdam with ``Lookahead``; ``kwargs`` are options of RAdam."""
+    opt = RAdam(params, lr=lr, mom=mom, wd=wd, eps=eps, **kwargs)
+    return Lookahead(opt, k=k, alpha=alpha)
 
 
 def OptimWrapper(

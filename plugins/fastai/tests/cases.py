@@ -393,9 +393,84 @@ CASES: dict[str, Callable[..., Any]] = {
 }
 
 
+def decays() -> Any:
+    """A normalisation layer, and two linear ones: all but two weights are spared."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+
+
+def halves(model: Any) -> list[list[nn.Parameter]]:
+    """Two parameter groups."""
+    return [[*model[0].parameters()], [*model[1:].parameters()]]
+
+
+OPTIMIZED = {
+    "by default": {},
+    "no decay": {"wd": 0.0},
+    "much decay": {"wd": 0.5},
+    "much decay of biases too": {"wd": 0.5, "wd_bn_bias": True},
+    "much decay in two groups": {"wd": 0.5, "splitter": halves},
+    "SGD": {"make": "SGD"},
+    "SGD with momentum": {"make": "SGD", "mom": 0.9},
+    "SGD with decay in gradients": {"make": "SGD", "decouple_wd": False},
+    "Adam with decay in gradients": {"make": "Adam", "decouple_wd": False},
+    "RMSProp": {"make": "RMSProp"},
+    "RMSProp with momentum": {"make": "RMSProp", "mom": 0.9, "lr": 0.01},
+    "RMSProp with decay in gradients": {"make": "RMSProp", "decouple_wd": False},
+    "RAdam": {"make": "RAdam"},
+    "RAdam with softplus": {"make": "RAdam", "beta": 20.0},
+    "QHAdam": {"make": "QHAdam"},
+    "QHAdam with both shares": {"make": "QHAdam", "nu_1": 0.4, "nu_2": 0.6},
+    "Larc": {"make": "Larc", "lr": 0.5},
+    "Larc without momentum and clip": {
+        "make": "Larc",
+        "lr": 0.5,
+        "mom": 0.0,
+        "clip": False,
+    },
+    "Lamb": {"make": "Lamb"},
+    "ranger": {"make": "ranger", "k": 2},
+    "ranger in two groups": {"make": "ranger", "alpha": 0.3, "splitter": halves},
+    "an optimizer of torch": {"make": "OptimWrapper", "opt": torch.optim.AdamW},
+}
+OF_LEARNER = ("wd", "wd_bn_bias", "splitter", "lr")
+
+
+def optimized(root: str, options: dict[str, Any], cycle: bool) -> list[float]:
+    """The weights after three epochs, or one cycle of three, of an optimizer."""
+    options = dict(options)
+    made = options.pop("make", None)
+    mine = {name: options.pop(name) for name in OF_LEARNER if name in options}
+    if made is not None:
+        optimizers = import_module(f"{root}.optimizer")
+        mine["opt_func"] = partial(getattr(optimizers, made), **options)
+        mine.setdefault("wd", 0.5)
+    data = import_module(f"{root}.data.core")
+    load = import_module(f"{root}.data.load")
+    learner = import_module(f"{root}.learner")
+    for module in ("schedule", "progress"):
+        import_module(f"{root}.callback.{module}")
+    dls = data.DataLoaders(*(load.DataLoader(d.dataset, bs=4) for d in loaders()))
+    learn = learner.Learner(
+        *(dls, decays(), nn.MSELoss()),
+        **{"lr": 0.05, **mine},
+    )
+    with learn.no_bar(), learn.no_logging():
+        if cycle:
+            learn.fit_one_cycle(3, learn.lr)
+        else:
+            learn.fit(3)
+    return [float(w) for p in learn.model.parameters() for w in p.detach().flatten()]
+
+
 def run_all(root: str) -> dict[str, Any]:
     """What every case does under ``root``."""
-    return {name: _run_or_fail(root, make) for name, make in CASES.items()}
+    cases = {name: _run_or_fail(root, make) for name, make in CASES.items()}
+    weights = {
+        name: [optimized(root, options, cycle) for cycle in (False, True)]
+        for name, options in OPTIMIZED.items()
+    }
+    return {**cases, "optimized": weights}
 
 
 def _run_or_fail(root: str, make: Callable[..., Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from callboard_fastai import exports
 from callboard_fastai.names import NAMES
 
 OWN = {"adapter", "bars", "exports", "files", "measuring", "names", "orders"}
-OWN |= {"predefined", "recording", "views", "derivable"}
+OWN |= {"predefined", "recording", "stepping", "views", "derivable"}
 MODULES = [
     found.name
     for found in pkgutil.walk_packages(callboard_fastai.__path__, "callboard_fastai.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -27,7 +29,18 @@ from callboard_fastai.learner import (
     before_batch_cb,
 )
 from callboard_fastai.metrics import accuracy, mae, mse
-from callboard_fastai.optimizer import SGD, Adam, OptimWrapper
+from callboard_fastai.optimizer import (
+    SGD,
+    Adam,
+    Lamb,
+    Larc,
+    Lookahead,
+    OptimWrapper,
+    QHAdam,
+    RAdam,
+    RMSProp,
+    ranger,
+)
 from callboard_fastai.test_utils import synth_learner
 from callboard_recorder import Recorder as NativeRecorder
 
@@ -284,6 +297,115 @@ def test_optimizers_of_fastai_train(make):
     learn.fit(8)
 
     assert learn.recorder.losses[-1] < learn.recorder.losses[0]
+
+
+def steps(model, opt, seeds):
+    for seed in seeds:
+        x = torch.randn(4, 2, generator=torch.Generator().manual_seed(seed))
+        model(x).square().mean().backward()
+        opt.step()
+        opt.zero_grad()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(SGD, partial(SGD, mom=0.9), Adam, RMSProp, partial(RMSProp, mom=0.9), RAdam),
+        *(QHAdam, Larc, Lamb, ranger),
+        partial(ranger, k=2),
+        lambda params, lr: Lookahead(Adam(params, lr), k=3),
+    ],
+)
+@pytest.mark.parametrize("way", ["state", "copy", "pickle"])
+def test_an_optimizer_goes_on_where_another_stopped(make, way):
+    model = nn.Linear(2, 1)
+    opt = make(model.parameters(), lr=0.05)
+    steps(model, opt, range(5))
+    if way == "copy":
+        other, second = deepcopy((model, opt))
+    elif way == "pickle":
+        other, second = pickle.loads(pickle.dumps((model, opt)))
+    else:
+        other = deepcopy(model)
+        second = make(other.parameters(), lr=0.9)
+        second.load_state_dict(deepcopy(opt.state_dict()))
+
+    steps(model, opt, range(5, 10))
+    steps(other, second, range(5, 10))
+
+    for one, another in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, another)
+
+
+def test_hooks_of_a_step_are_called_once_a_step():
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    torch.optim.AdamW([weight])  # puts torch's hooks around what Adam derives from
+    opt = Adam([weight], lr=0.1)
+    called = []
+    opt.register_step_post_hook(lambda *args: called.append(args))
+
+    opt.step()
+
+    assert len(called) == 1
+
+
+def test_a_step_that_fails_leaves_the_groups_as_they_were():
+    learn = Learner(
+        [(torch.ones(4, 2), torch.ones(4, 1))], nn.Linear(2, 1), nn.MSELoss()
+    )
+    learn.fit(1)
+
+    def fails():
+        raise ValueError("not today")
+
+    with pytest.raises(ValueError, match="not today"):
+        learn.opt.step(fails)
+
+    assert len(learn.opt.param_groups) == 1
+    assert len(learn.opt.param_groups[0]["params"]) == 2
+
+
+def test_a_run_of_its_own_weight_decay_is_for_that_run():
+    learn = Learner(
+        *([(torch.ones(4, 2), torch.ones(4, 1))], nn.Linear(2, 1), nn.MSELoss()),
+        wd=0.3,
+    )
+    seen = []
+
+    class Sees(Callback):
+        def before_batch(self):
+            seen.append(self.opt.hypers[0]["wd"])
+
+    learn.add_cb(Sees())
+    learn.fit(1)
+    learn.fit(1, wd=0.2)
+    learn.fit_one_cycle(1, wd=0.1)
+    learn.fit_one_cycle(1)
+    learn.lr_find(num_it=6, show_plot=False)
+
+    assert seen == pytest.approx([0.3, 0.2, 0.1, 0.3, *[0.3] * 6])
+
+
+def test_momenta_of_the_learner_are_those_of_a_cycle():
+    learn = Learner(
+        *([(torch.ones(4, 2), torch.ones(4, 1))] * 4, nn.Linear(2, 1), nn.MSELoss()),
+        moms=(0.7, 0.6, 0.7),
+    )
+    seen = []
+
+    class Sees(Callback):
+        order = 70
+
+        def before_batch(self):
+            seen.append(self.opt.hypers[0]["mom"])
+
+    learn.add_cb(Sees())
+    learn.fit_one_cycle(1)
+    learn.fit_one_cycle(1, moms=(0.5, 0.5, 0.5))
+
+    assert seen[:2] == pytest.approx([0.7, 0.6])
+    assert seen[4:] == pytest.approx([0.5] * 4)
 
 
 def test_decoupled_decay_shrinks_weights_alone():

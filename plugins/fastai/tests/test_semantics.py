@@ -62,4 +62,14 @@ def test_cancels_before_the_recorder_do_no_harm(name, cases, oracle):
 
 
 def test_every_case_was_recorded(cases, oracle):
-    assert oracle.keys() == cases.CASES.keys()
+    assert oracle.keys() == {*cases.CASES, "optimized"}
+    assert oracle["optimized"].keys() == cases.OPTIMIZED.keys()
+
+
+@pytest.mark.parametrize("is_cycle", [False, True], ids=["fit", "one cycle"])
+@pytest.mark.parametrize("name", CASES.OPTIMIZED)
+def test_optimizers_step_and_decay_as_in_fastai(name, is_cycle, cases, oracle):
+    ours = cases.optimized("callboard_fastai", cases.OPTIMIZED[name], is_cycle)
+
+    expected = oracle["optimized"][name][is_cycle]
+    assert ours == pytest.approx(expected, rel=1e-5, abs=2e-6)

@@ -30,6 +30,17 @@ _inner_loop = (
     *("after_cancel_backward", "after_backward", "before_step", "after_step"),
     *("after_cancel_batch", "after_batch"),
 )
+# The parts of a fit in order, events among them, for those who print or draw the loop.
+_loop = [
+    *("Start Fit", "before_fit", "Start Epoch Loop", "before_epoch"),
+    *("Start Train", "before_train", "Start Batch Loop", "before_batch"),
+    *("after_pred", "after_loss", "before_backward", "before_step", "after_step"),
+    *("after_cancel_batch", "after_batch", "End Batch Loop", "End Train"),
+    *("after_cancel_train", "after_train", "Start Valid", "before_validate"),
+    *("Start Batch Loop", "**CBs same as train batch**", "End Batch Loop", "End Valid"),
+    *("after_cancel_validate", "after_validate", "End Epoch Loop"),
+    *("after_cancel_epoch", "after_epoch", "End Fit", "after_cancel_fit", "after_fit"),
+]
 # Declarations that fastai no longer reads.
 DEAD_DECLARATIONS = ("run_before", "run_after", "toward_end")
 

@@ -26,7 +26,8 @@ HOMES = {
     "callback.core": """
         Callback TrainEvalCallback _events _inner_loop _loop event
     """,
-    "learner": "Learner defaults load_learner",
+    "learner": "Learner load_learner",
+    "front.membership": "defaults",
     "measuring": """
         AvgLoss AvgMetric AvgSmoothLoss Metric ValueMetric _maybe_item mk_metric
     """,

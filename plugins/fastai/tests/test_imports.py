@@ -18,7 +18,7 @@ from callboard import discovery
 from callboard_fastai import exports
 from callboard_fastai.names import NAMES
 
-OWN = {"adapter", "bars", "exports", "files", "measuring", "names", "orders"}
+OWN = {"adapter", "bars", "exports", "files", "front", "measuring", "names", "orders"}
 OWN |= {"predefined", "recording", "stepping", "views", "derivable"}
 MODULES = [
     found.name

@@ -1,0 +1,1 @@
+"""The parts of the Learner that fastai callbacks see, one a file."""
